@@ -72,14 +72,13 @@ class Layout:
                 yield from read.inputs()
 
     def served(self) -> list[fx.Node]:
-        """The nodes inside that hold looked-up columns, the root first."""
+        """The nodes inside that hold looked-up columns."""
         starts = [p.start for p in self.parts if p.reads is not None]  # in order, as the parts are
 
         def holds_a_lookup(start: int, width: int) -> bool:
             return bisect.bisect_left(starts, start) < bisect.bisect_left(starts, start + width)
 
-        inside = [n for n, (start, width) in self.spans.items() if holds_a_lookup(start, width)]
-        return sorted(inside, key=lambda n: n is not self.root)
+        return [n for n, (start, width) in self.spans.items() if holds_a_lookup(start, width)]
 
 
 def join_lead(node: fx.Node) -> int | None:

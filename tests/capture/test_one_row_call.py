@@ -15,7 +15,7 @@ from torch import nn
 import recfx
 from recfx.capture import capture
 from recfx.capture.inputs import normalize_call
-from recfx.capture.one_row_call import one_row_call
+from recfx.capture.one_row_call import _near, one_row_call
 from recfx.errors import InputError
 from recfx.ir.batch_axes import Axis
 
@@ -187,3 +187,26 @@ def test_only_models_whose_rows_are_independent_are_proved(length: int, per_row:
         model, (ids(1), torch.rand(length, 1, generator=generator) + torch.arange(length)[:, None]), {}
     )
     assert (one_row_call(model, call) is not None) == (shared == "none")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "near"),
+    [
+        ([1e6, 0.0], [1e6, 1e-2], True),
+        ([1e6, 0.0], [1e6, 1e3], False),
+        ([1.0, 0.0], [1.0, 1e-2], False),
+        ([float("nan"), 0.0], [float("nan"), 1e-2], False),
+        ([float("nan"), 1.0], [float("nan"), 1.0], True),
+        ([float("inf"), 1.0], [float("inf"), 1.1], False),
+        ([], [], True),
+        ([0.0], [0.0, 0.0], False),
+    ],
+)
+def test_what_is_near_goes_by_the_largest_number(a: list[float], b: list[float], near: bool) -> None:
+    assert _near(torch.tensor(a), torch.tensor(b)) is near
+
+
+def test_integers_are_near_only_if_equal() -> None:
+    assert _near(torch.tensor([1 << 40, 0]), torch.tensor([1 << 40, 0]))
+    assert not _near(torch.tensor([1 << 40, 0]), torch.tensor([1 << 40, 1]))
+    assert not _near(torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64))

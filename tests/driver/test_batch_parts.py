@@ -17,7 +17,11 @@ from torch import nn
 
 import recfx
 from recfx import zoo
+from recfx.capture import capture
+from recfx.driver.batch_parts import _without_rows
 from recfx.errors import InputError
+from recfx.ir.printer import symbol_names
+from recfx.ir.shapes import BATCH
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,15 @@ def test_bad_ids_in_a_part_are_refused(tiny: tuple[TinyCtr, recfx.CompiledModel]
     sparse[20, 0] = 99
     with pytest.raises(InputError, match="99"):
         tiny[1](dense, sparse)
+
+
+def test_outputs_without_elements_are_made_without_torch() -> None:
+    """Where each row depends on its own row only, no operator runs: some refuse tensors without elements."""
+    for width, rows in ((3, 0), (1, 0)):
+        program = capture(nn.Linear(4, width).eval(), (torch.randn(3, 4),))
+        (returned,) = next(iter(reversed(program.graph.nodes))).args[0]
+        found = _without_rows(returned, symbol_names(program), {BATCH: rows})
+        assert found is not None
+        assert found.shape == (rows, width)
+        assert _without_rows(returned, symbol_names(program), {BATCH: 1}) is None
+        assert _without_rows(returned, symbol_names(program), {BATCH: 2}) is None

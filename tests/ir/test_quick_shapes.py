@@ -72,7 +72,10 @@ def along_dimensions(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
                 (_aten.sum.dim_IntList, (x, dims)),
                 (_aten.mean.dim, (x, dims, draw(st.booleans()))),
                 (_aten.cat.default, ([x] * draw(st.integers(1, 3)), dim)),
-                (_aten.stack.default, ([x] * draw(st.integers(1, 3)), draw(st.sampled_from([dim, x.ndim, -1])))),
+                (
+                    _aten.stack.default,
+                    ([x] * draw(st.integers(1, 3)), draw(st.sampled_from([dim, x.ndim, -1, dim - x.ndim - 1]))),
+                ),
                 (_aten.layer_norm.default, (x, list(x.shape[dim:]), of_mode(x, *x.shape[dim:]))),
                 (_aten.layer_norm.default, (x, list(x.shape[dim:]))),
                 (_aten.relu.default if is_one_row(x) else _aten.clone.default, (x,)),

@@ -172,3 +172,11 @@ def test_embeddings_of_another_form() -> None:
     ):
         with pytest.raises(InputError, match=r"embeddings\(\) must give"):
             QuantizedModel(GraphEncoder(module, lambda m, f=found: f)).embeddings()
+
+
+def test_tables_may_have_one_row_and_one_column() -> None:
+    users, items = TableEncoder(1, 1, 1).embeddings()
+    assert users.shape == items.shape == (1, 1)
+    for sizes in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with pytest.raises(InputError, match="sizes must be at least 1"):
+            TableEncoder(*sizes)

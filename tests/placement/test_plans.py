@@ -16,7 +16,7 @@ from recfx.ir.program import Program
 from recfx.ir.region import split
 from recfx.placement.costs import CostTable, cost_table
 from recfx.placement.moves import Moves
-from recfx.placement.plans import best_plans, in_order, plan_of, single_plans
+from recfx.placement.plans import _variations, best_plans, in_order, plan_of, single_plans
 from recfx.placement.regions import assignment_of, costed_regions, total
 from recfx.placement.search import candidates, may_gain, predicted_best
 from recfx.testing import GraphBuilder, rec_graphs
@@ -191,3 +191,15 @@ def test_nothing_can_be_gained_where_every_other_backend_costs_more() -> None:
         graph = table_of(program, costs, NAMES).graph
         table = cost_table(graph, backends, costs, 1, 1)
         assert may_gain(table, in_order(table, ["native"])) is gain
+
+
+def test_variations_come_in_one_order_and_contain_torch() -> None:
+    """Sets have no order of their own, so that the plans would differ from one process to the next."""
+    found = [sorted(allowed) for allowed, _ in _variations(5, 2)]
+    whole = [labels for labels in found if len(labels) == 5]
+    rest = found[len(whole) :]
+    assert found[: len(whole)] == whole
+    assert all(2 in labels for labels in found)
+    others = [[label for label in labels if label != 2] for labels in rest]
+    assert others == sorted(others)
+    assert len({tuple(labels) for labels in others}) == len(others) == 4 + 4 + 6

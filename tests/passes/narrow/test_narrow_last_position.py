@@ -32,6 +32,8 @@ READS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "[:, -1]": lambda h, ids: h[:, -1],
     "[:, -1:]": lambda h, ids: h[:, -1:],
     "[:, 2]": lambda h, ids: h[:, 2],
+    "behind a dropped dimension": lambda h, ids: (h[:, :, None] * 1.5).squeeze(2)[:, -1],
+    "behind a selected dimension": lambda h, ids: (h[:, None] * 1.5).select(1, 0)[:, -1],
     "gather": lambda h, ids: h.gather(1, last_of(ids)[:, None, None].expand(-1, -1, D)).squeeze(1),
     "index": lambda h, ids: h[torch.arange(ids.shape[0]), last_of(ids)],
     "index from the end": lambda h, ids: h[torch.arange(ids.shape[0]), last_of(ids) - L],
