@@ -190,6 +190,16 @@ def test_other_operators_are_left_to_their_kernels(name: str) -> None:
     assert limits_of(args) == known
 
 
+@pytest.mark.parametrize("target", [_aten.stack.default, _aten.cat.default, _aten.unsqueeze.default])
+def test_dimensions_count_from_both_ends(target: Any) -> None:
+    (x,) = fakes_of(("batch", 2, 3, 4))
+    joins = target is not _aten.unsqueeze.default
+    ends = x.ndim if target is _aten.cat.default else x.ndim + 1
+    for dim in range(1, ends):
+        for place in (dim, dim - ends):
+            check_quick(target, ([x, x] if joins else x, place))
+
+
 def test_a_clamped_number_of_rows_is_left_to_kernels() -> None:
     """Their question whether it is one limits the batch, which makes the recorded sizes true."""
     (x,) = fakes_of(("batch", 4, 4))
