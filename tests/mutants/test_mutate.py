@@ -61,7 +61,7 @@ def test_the_status_of_a_command_that_succeeds(tmp_path: Path) -> None:
 
 
 def test_the_function_of_a_mutant(tmp_path: Path) -> None:
-    source = "a = 1\n\n\n@wraps(2)\ndef f(x=3):\n    def g():\n        return 4\n    return g\n"
+    source = "a = 1\n\n\n@wraps(2)\ndef f(x=3):\n    def g():\n        return 4\n    return g, x\n"
     (tmp_path / "file.py").write_text(source)
     found = {(m.what, m.function(tmp_path)) for m in mutants_of(tmp_path, "file.py") if "becomes" in m.what}
     assert found == {
