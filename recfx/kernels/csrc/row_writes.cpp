@@ -1,6 +1,7 @@
 // New rows of tables: checked, packed and written to their places.
 #include "row_writes.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "encode.h"
@@ -93,7 +94,7 @@ bool write_rows(const RecfxRowUpdate& update) {
 // the others row by row while they are copied takes longer, since fewer copies then run at a time.
 bool fits(const RecfxRowUpdate& update) {
     if (update.struct_bytes != int64_t(sizeof(update))) return false;
-    std::memcpy(update.kept, update.ids, size_t(update.count) * sizeof(int64_t));
+    std::copy_n(update.ids, update.count, update.kept);  // the ids may be null where there are none
     if (!all_inside(update.kept, update.count, update.table_rows)) return false;
     return update.bits != 32 || finite(static_cast<const float*>(update.rows), update.count * update.columns);
 }
