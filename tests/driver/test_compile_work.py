@@ -5,6 +5,7 @@ Work is the number of calls of Python and C functions. It does not depend on the
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,19 +28,23 @@ _SLACK = 1.085
 
 
 def _work(run: Callable[[], Any]) -> tuple[int, Any]:
-    """The number of calls that a function makes, and its result."""
+    """The number of calls that a function makes, and its result. Finalizers of what earlier tests left are not counted."""
     calls = 0
+    gc.collect()
 
     def count(frame: Any, event: str, argument: Any) -> None:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
+    gc.disable()
     sys.setprofile(count)
     try:
         result = run()
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
     return calls, result
 
 
