@@ -70,10 +70,11 @@ def run_engine(made, due):
         parts[id(found.batch)] = found.parts
         return found
 
-    def record(batch, seconds, now):
+    def record(batch, seconds):
+        now = made.clock()
         arrived = batch.requests[0].arrived
         calls.append((now - seconds, arrived - begin, now - begin, batch.decision.predicted, parts.pop(id(batch), 1)))
-        finished(batch, seconds, now)
+        finished(batch, seconds)
 
     made._scheduling.finished, made._scheduling.call = record, call
     requests = [tensors(int(rows)) for rows in ROWS[: len(due)]]

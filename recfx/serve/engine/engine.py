@@ -252,10 +252,8 @@ class Engine:
                 return part
             decision = self._scheduling.next_batch(self._queue, now, self._idle + 1)
             if decision.drop:
-                dropped = self._queue.take(decision.drop)
-                self._scheduling.gave_up(dropped)
-                late += dropped
-                for _ in dropped:
+                late += self._queue.take(decision.drop)
+                for _ in late:
                     self.statistics.reject(Reason.TOO_LATE, now, str(self.version))
             if decision.take:
                 batch = Batch(self._queue.take(decision.take), self.variant, decision)
@@ -327,7 +325,7 @@ class Engine:
         waited = [call.begun - request.arrived for request in batch.requests]
         with self.lock:
             self.statistics.batch(batch.rows, waited, now - call.begun, now, str(self.version))
-            self._scheduling.finished(batch, now - call.begun, now)
+            self._scheduling.finished(batch, now - call.begun)
             requests = call.claim()
         if requests is not None:
             self._trace(call, now)

@@ -215,16 +215,8 @@ class Scheduling:
             return None
         return BatchDecision(1, rows=request.rows, predicted=seconds)
 
-    def gave_up(self, requests: Sequence[Request]) -> None:
-        """Records requests that were admitted and cannot be answered in time."""
-        for _ in requests:
-            self._admission.ended(late=True)
-
-    def finished(self, batch: Batch, seconds: float, now: float) -> None:
-        """Corrects predictions by the time of a batch of the present variant, and by which of its requests were late."""
-        for request in batch.requests:
-            if math.isfinite(request.deadline):
-                self._admission.ended(late=now > request.deadline)
+    def finished(self, batch: Batch, seconds: float) -> None:
+        """Corrects predictions by the time of a batch of the present variant."""
         if batch.variant is self.variant:
             self._batching.finished(batch.decision, seconds)
             self._admission.correction.factor = self._batching.correction.factor

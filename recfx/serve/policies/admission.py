@@ -1,9 +1,4 @@
-"""Admission control: a request whose deadline cannot be met is rejected when it arrives, in microseconds (Clockwork, OSDI 2020).
-
-A prediction that is too short admits a request that is late in the end, which is worse for its client than a rejection. So the margin of
-predictions follows a quantile of their errors: it grows with each late request, and shrinks so much less with each other one that it
-settles where a small share of the admitted requests is late (stochastic approximation, Robbins and Monro 1951).
-"""
+"""Admission control: a request whose deadline cannot be met is rejected when it arrives, in microseconds (Clockwork, OSDI 2020)."""
 
 from __future__ import annotations
 
@@ -13,9 +8,6 @@ from typing import NamedTuple
 from recfx.serve.policies._checks import check_count, check_number
 from recfx.serve.policies.splitting import CandidateSplit
 from recfx.serve.policies.times import ServiceTimes, TimeCorrection
-
-#: What a late request adds to the margin.
-_STEP = 0.05
 
 
 class Verdict(NamedTuple):
@@ -39,25 +31,19 @@ class AdmissionConfig:
     Attributes:
         most_waiting: Requests in the queue at most.
         most_rows: Rows of a batch at most.
-        margin: The least share that is added to a predicted time before it is compared with a deadline.
-        most_margin: The largest one.
-        late_share: The share of the admitted requests that may be late, from which the margin follows.
+        margin: The share that is added to a predicted time before it is compared with a deadline.
         reserve_seconds: Time between the end of a call and the client's answer.
     """
 
     most_waiting: int = 1024
     most_rows: int = 4096
     margin: float = 0.1
-    most_margin: float = 1.0
-    late_share: float = 1e-3
     reserve_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         check_count("most_waiting", self.most_waiting)
         check_count("most_rows", self.most_rows)
         check_number("margin", self.margin, 0.0)
-        check_number("most_margin", self.most_margin, self.margin)
-        check_number("late_share", self.late_share, 0.0, 0.5, above=True)
         check_number("reserve_seconds", self.reserve_seconds, 0.0)
 
 
@@ -69,7 +55,6 @@ class Admission:
         cores: Calls at a time.
         split: How a request is split over idle cores; None if requests are not split.
         correction: Measured over predicted times.
-        margin: The share that is added to predicted times at present.
     """
 
     def __init__(
@@ -85,7 +70,6 @@ class Admission:
         self.config = config or AdmissionConfig()
         self.split = split
         self.correction = TimeCorrection()
-        self.margin = self.config.margin
 
     def decide(
         self,
@@ -119,18 +103,8 @@ class Admission:
             else Verdict(True, "", seconds)
         )
 
-    def ended(self, *, late: bool) -> None:
-        """Records the end of an admitted request that had a deadline.
-
-        Args:
-            late: Whether it ended after its deadline, or was given up.
-        """
-        share, config = self.config.late_share, self.config
-        step = _STEP if late else -_STEP * share / (1.0 - share)
-        self.margin = min(max(self.margin + step, config.margin), config.most_margin)
-
     def _too_late(self, seconds: float, deadline: float, now: float) -> bool:
-        return now + seconds * (1.0 + self.margin) + self.config.reserve_seconds > deadline
+        return now + seconds * (1.0 + self.config.margin) + self.config.reserve_seconds > deadline
 
     def predicted(self, rows: int, budget: float, waiting_rows: int, until_free: float) -> float:
         """Seconds until a request is computed.

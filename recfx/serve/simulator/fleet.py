@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 
 from recfx.serve.policies import (
@@ -152,10 +151,6 @@ class Station:
         self.running.remove(batch)
         self.batching.finished(batch.decision, seconds)
         self.correction.observe(batch.decision.predicted, seconds)
-        if self.admission is not None:
-            for request in batch.requests:
-                if math.isfinite(request.deadline):
-                    self.admission.ended(late=batch.begin + seconds > request.deadline)
 
     def lose_all(self) -> list[Request]:
         """Empties the station, and returns the requests that it held."""

@@ -151,8 +151,6 @@ class Simulation:
             for _ in range(decision.drop):
                 request = station.queue.popleft()
                 station.waiting_rows -= request.rows
-                if station.admission is not None:
-                    station.admission.ended(late=True)
                 self._give_up(request, now)
             if not decision.take:
                 self._wake_at(station, decision.wait_until)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from serve_kit import linear, times
 
@@ -90,31 +89,3 @@ def test_idle_cores_admit_what_one_core_cannot_answer_in_time(waiting: int, idle
     verdict = admission.decide(1000, 0.006, waiting, 0, 0.0, 0.0, idle)
     assert verdict.admitted is admitted
     assert verdict.seconds == pytest.approx(0.005 if admitted else 0.01)
-
-
-@settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(0.1, 0.3), share=st.sampled_from([0.02, 0.05, 0.1]))
-def test_the_margin_settles_where_a_share_of_the_requests_is_late(seed: int, spread: float, share: float) -> None:
-    """Measured times are predicted ones times a drawn factor; a request is late where the factor is above the margin."""
-    admission = Admission(linear(), 1, AdmissionConfig(margin=0.0, late_share=share))
-    draw = random.Random(seed)
-    ended = [False] * 6000
-    for place in range(len(ended)):
-        ended[place] = draw.lognormvariate(0.0, spread) > 1.0 + admission.margin
-        admission.ended(late=ended[place])
-    late = sum(ended[1000:]) / len(ended[1000:])
-    assert share / 2 < late < 2 * share
-
-
-def test_the_margin_stays_within_its_limits_and_admits_less_as_it_grows() -> None:
-    admission = Admission(linear(), 1, AdmissionConfig(margin=0.1, most_margin=0.5))
-    seconds = admission.decide(100, math.inf, 0, 0, 0.0, 0.0).seconds
-    assert admission.decide(100, 1.2 * seconds, 0, 0, 0.0, 0.0).admitted
-    for _ in range(100):
-        admission.ended(late=True)
-    assert admission.margin == 0.5
-    assert not admission.decide(100, 1.2 * seconds, 0, 0, 0.0, 0.0).admitted
-    assert admission.decide(100, 1.6 * seconds, 0, 0, 0.0, 0.0).admitted
-    for _ in range(20_000):
-        admission.ended(late=False)
-    assert admission.margin == 0.1

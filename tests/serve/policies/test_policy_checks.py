@@ -68,8 +68,6 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "replicas that come and go": (lambda: ScalingConfig(most_use=0.8, return_use=0.9), "come and go"),
     "fewer replicas than the least": (lambda: ScalingConfig(least=4, most=2), "most is 2"),
     "a queue of 0": (lambda: AdmissionConfig(most_waiting=0), "most_waiting is 0"),
-    "a margin that shrinks": (lambda: AdmissionConfig(margin=0.5, most_margin=0.4), "most_margin is 0.4"),
-    "no request may be late": (lambda: AdmissionConfig(late_share=0.0), "late_share is 0.0"),
     "a tenant without rows": (lambda: TenantLimit(0.0, 10.0), "rows_per_second is 0.0"),
     "tenants without limits": (lambda: TenantConfig(), "no tenant has a limit"),
     "a search without a limit": (lambda: RateSearchConfig(0.0), "sla_seconds is 0.0"),

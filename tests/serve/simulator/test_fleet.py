@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from simulator_kit import LADDER, TIMES, scenario
 
-from recfx.serve.policies import AdmissionConfig, AimdConfig, DeadlineBatching, SplitConfig
+from recfx.serve.policies import AimdConfig, DeadlineBatching, SplitConfig
 from recfx.serve.simulator import Machines, Policies, Scenario
 from recfx.serve.simulator.fleet import Replica, Request
 
@@ -99,11 +99,3 @@ def test_a_replica_that_is_slow_counts_as_fewer_cores() -> None:
     assert replica.effective_cores == pytest.approx(2.0, rel=0.01)
     replica.leaving = True
     assert not replica.active
-
-
-@pytest.mark.parametrize(("seconds", "late"), [(0.5, False), (2.0, True)])
-def test_late_requests_widen_the_margin_of_admission(seconds: float, late: bool) -> None:
-    station = filled(scenario(policies=Policies(admission=AdmissionConfig())), [100]).station
-    assert station.admission is not None
-    station.finished(station.begin(station.batching.next_batch(station.queue, 0.0), 0.0), seconds)
-    assert (station.admission.margin > AdmissionConfig().margin) is late
