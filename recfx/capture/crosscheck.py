@@ -18,13 +18,12 @@ from torch.utils import _pytree as pytree
 from recfx.capture.encoder_padding import attends, padded_with_zeros
 from recfx.capture.inputs import Call
 from recfx.errors import CaptureError
-from recfx.ir import probes as probing
 from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
 from recfx.ir.difference import difference
 from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.known_runs import KnownRuns
-from recfx.ir.probes import FEW_ROWS, checked_example, first_rows, has_fixed_bags, probes, reshuffle
+from recfx.ir.probes import FEW_ROWS, checked_example, first_rows, has_fixed_bags, is_long, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
 from recfx.ir.tolerance import largest
@@ -83,7 +82,7 @@ def _long_call(program: Program, model: torch.nn.Module, call: Call, seconds: fl
         call: The user's call.
         seconds: The seconds of the first call on the example.
     """
-    few = first_rows(program) if seconds > probing.LONG_CALL else None
+    few = first_rows(program) if is_long(seconds) else None
     if few is None:
         return None
     start = time.perf_counter()
@@ -92,7 +91,7 @@ def _long_call(program: Program, model: torch.nn.Module, call: Call, seconds: fl
     except Exception:  # noqa: BLE001 - a model may refuse another batch for any reason; the usual inputs are compared then
         return None
     whole = (time.perf_counter() - start) * (program.example_batch() or FEW_ROWS) / FEW_ROWS
-    return seconds if whole > probing.LONG_CALL else None
+    return seconds if is_long(whole) else None
 
 
 def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) -> list[str]:

@@ -19,6 +19,11 @@ LONG_CALL = 0.25
 FEW_ROWS, _FEWEST = 2, 3
 
 
+def is_long(seconds: float) -> bool:
+    """Whether a call on the example that takes some seconds is long."""
+    return seconds > LONG_CALL
+
+
 def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     """Named inputs like the example, at batches of 1, 2, 7 and the example's size, followed by the program's further cases.
 
