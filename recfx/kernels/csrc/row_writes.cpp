@@ -94,7 +94,7 @@ bool write_rows(const RecfxRowUpdate& update) {
 // the others row by row while they are copied takes longer, since fewer copies then run at a time.
 bool fits(const RecfxRowUpdate& update) {
     if (update.struct_bytes != int64_t(sizeof(update))) return false;
-    std::copy_n(update.ids, update.count, update.kept);  // the ids may be null where there are none
+    std::copy_n(update.ids, update.count, update.kept);  // the ids of an update without rows may be null
     if (!all_inside(update.kept, update.count, update.table_rows)) return false;
     return update.bits != 32 || finite(static_cast<const float*>(update.rows), update.count * update.columns);
 }
