@@ -13,7 +13,7 @@ TORCH      ?= 2.13.0
 WORKERS ?= auto
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: floors sanitize demo test nightly mutants mutants-kernels mutants-sample bench bench-peers slow thirdparty lint types check setup clean
+.PHONY: floors sanitize demo test nightly mutants mutants-kernels mutants-sample bench bench-peers slow thirdparty lint types rules check setup clean
 
 setup: $(STAMP)
 
@@ -95,7 +95,11 @@ types: $(STAMP)
 	$(BIN)/mypy -p recfx -p benchmarks
 	$(BIN)/mypy recfx/kernels/csrc/generate.py
 
-check: lint types test
+# The tests that read the whole source tree: its imports, words, errors, sets of operators and packaging. A change anywhere may break them.
+rules: $(STAMP)
+	$(PYTEST) tests/test_imports.py tests/test_words.py tests/test_errors.py tests/test_packaging.py tests/ir/test_op_sets.py $(ARGS)
+
+check: lint types rules test
 
 clean:
 	rm -rf $(VENV) $(FLOORS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -190,7 +190,7 @@ def test_other_operators_are_left_to_their_kernels(name: str) -> None:
     assert limits_of(args) == known
 
 
-@pytest.mark.parametrize("target", [_aten.stack.default, _aten.cat.default, _aten.unsqueeze.default])
+@pytest.mark.parametrize("target", [*JOINS, _aten.unsqueeze.default])
 def test_dimensions_count_from_both_ends(target: Any) -> None:
     (x,) = fakes_of(("batch", 2, 3, 4))
     joins = target is not _aten.unsqueeze.default
