@@ -60,6 +60,19 @@ def test_write_to_input_is_refused(body: Body) -> None:
     assert "functional_cases.py" in str(caught.value)  # where `forward` is
 
 
+def rows_but_one_flat_and_back(x):
+    y = (x * 2).transpose(0, 1)[..., 1:]
+    return y.reshape(-1).reshape(y.shape)
+
+
+def test_sizes_below_those_of_the_program_are_named() -> None:
+    """`reshape` of two rows less one asks whether that one row is contiguous, so the program is for three rows and more."""
+    program = capture(Fn(rows_but_one_flat_and_back), (floats(4),))
+    assert program.signature.dims["batch"][0] == 3
+    assert any("aten.reshape" in notice and "limits the program to batches 3 to" in notice for notice in program.notices)
+    check(rows_but_one_flat_and_back)
+
+
 def copy_at_two_rows_alias_at_one(x):
     y = x.clone()
     y.t().contiguous().add_(1)
