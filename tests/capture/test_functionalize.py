@@ -69,7 +69,9 @@ def test_sizes_below_those_of_the_program_are_named() -> None:
     """`reshape` of two rows less one asks whether that one row is contiguous, so the program is for three rows and more."""
     program = capture(Fn(rows_but_one_flat_and_back), (floats(4),))
     assert program.signature.dims["batch"][0] == 3
-    assert any("aten.reshape" in notice and "limits the program to batches 3 to" in notice for notice in program.notices)
+    assert any(
+        "aten.reshape" in notice and "limits the program to batches 3 to" in notice for notice in program.notices
+    )
     check(rows_but_one_flat_and_back)
 
 

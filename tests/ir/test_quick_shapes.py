@@ -74,7 +74,10 @@ def along_dimensions(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
                 (_aten.cat.default, ([x] * draw(st.integers(1, 3)), dim)),
                 (
                     _aten.stack.default,
-                    ([x] * draw(st.integers(1, 3)), draw(st.sampled_from([dim, x.ndim, -1, dim % x.ndim - x.ndim - 1]))),
+                    (
+                        [x] * draw(st.integers(1, 3)),
+                        draw(st.sampled_from([dim, x.ndim, -1, dim % x.ndim - x.ndim - 1])),
+                    ),
                 ),
                 (_aten.layer_norm.default, (x, list(x.shape[dim:]), of_mode(x, *x.shape[dim:]))),
                 (_aten.layer_norm.default, (x, list(x.shape[dim:]))),
