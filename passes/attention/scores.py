@@ -198,7 +198,7 @@ def _pooled(user: fx.Node, weights: fx.Node, keys: tuple[fx.Node, fx.Node], leng
     if other not in keys or summed is None or summed.target is not _aten.sum.dim_IntList:
         return None
     dims: Any = summed.args[1]
-    return _squeezed(summed) if [d % 3 for d in dims] == [1] and argument(summed, 3, "dtype") is None else None
+    return _squeezed(summed) if [d % 3 for d in dims] == [1] and summed.kwargs.get("dtype") is None else None
 
 
 def _squeezed(node: fx.Node) -> fx.Node:

@@ -108,7 +108,7 @@ def _gated(node: Any) -> tuple[list[fx.Node], fx.Node] | None:
     if node.target is not _aten.sum.dim_IntList or argument(node, 2, "keepdim", False) or len(node.args[1]) != 1:
         return None
     product: Any = node.args[0]
-    if product.target is not _aten.mul.Tensor or argument(node, 3, "dtype") is not None:
+    if product.target is not _aten.mul.Tensor or node.kwargs.get("dtype") is not None:
         return None
     dim = node.args[1][0] % 3
     for stack, scores in (product.args[:2], product.args[1::-1]):

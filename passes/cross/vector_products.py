@@ -104,7 +104,7 @@ def scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss 
 
 def _summed_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | None:
     """w of (x * w).sum(1, keepdim=True)."""
-    if node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype") is not None:
+    if node.target is not _aten.sum.dim_IntList or node.kwargs.get("dtype") is not None:
         return None
     dims: Any = node.args[1]
     inner: Any = node.args[0]

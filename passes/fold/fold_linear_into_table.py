@@ -136,7 +136,7 @@ def _pooled(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
     rows, dims = value(lookup), argument(pooling, 1, "dim")
     if rows is None or not dims or any(d % rows.ndim == rows.ndim - 1 for d in dims):
         return Miss("it pools over columns", pooling)
-    if argument(pooling, 3, "dtype") is not None:
+    if pooling.kwargs.get("dtype") is not None:
         return Miss("it pools in another dtype", pooling)
     if (only_user(lookup), only_user(pooling)) != (pooling, node):
         return Miss("the looked-up rows are read elsewhere as well", lookup)

@@ -113,7 +113,7 @@ def product_pair(node: Any) -> Pair | None:
 
 def sums_last(node: Any) -> tuple[fx.Node, bool] | None:
     """(summed tensor, whether the dimension is kept) of a sum over the last dimension alone; None for another node."""
-    if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
+    if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or node.kwargs.get("dtype"):
         return None
     source: Any = node.args[0]
     held = value(source)

@@ -211,7 +211,7 @@ def _sum_first(node: fx.Node, ctx: PassContext) -> Any:
     """The sum over the columns of a layer that is read only there."""
     layer = linear_cin(ctx, node.args[0]) if isinstance(node.args[0], fx.Node) else None
     dims: Any = node.args[1]
-    if layer is None or [d % 3 for d in dims] != [2] or argument(node, 3, "dtype") is not None:
+    if layer is None or [d % 3 for d in dims] != [2] or node.kwargs.get("dtype") is not None:
         return None
     if only_user(layer.node) is not node:
         return Miss("the maps are read elsewhere as well", layer.node)

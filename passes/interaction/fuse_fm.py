@@ -99,7 +99,7 @@ def _half_of(node: Any) -> fx.Node | None:
 
 def _dimensions_summed(node: Any) -> fx.Node | None:
     """The operand of a sum over the last dimension, and perhaps over a field dimension of size 1; None for another node."""
-    if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
+    if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or node.kwargs.get("dtype"):
         return None
     source = argument_of(node, 0, fx.Node)
     held = value(source)
@@ -142,7 +142,7 @@ def _square_of(node: Any) -> fx.Node | None:
 
 def _field_sum(node: Any) -> _Sum | None:
     """The sum over the second of three dimensions at a node; None for another node."""
-    if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
+    if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or node.kwargs.get("dtype"):
         return None
     source: Any = node.args[0]
     held = value(source)

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from recfx.ir.op_sets import MATRIX_PRODUCTS, REGROUPINGS
-from recfx.passes._match import argument, only_user, same_shape, value
+from recfx.passes._match import only_user, same_shape, value
 from recfx.passes.interaction.row_parts import RowPart, row_length, row_part
 from recfx.pipeline import Miss, PassContext
 
@@ -96,7 +96,7 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
 
 def _row_summed(node: fx.Node) -> fx.Node | None:
     """The operand of a sum over whole rows; None for other nodes."""
-    if node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype") is not None:
+    if node.target is not _aten.sum.dim_IntList or node.kwargs.get("dtype") is not None:
         return None
     source: Any = node.args[0]
     dims: Any = node.args[1]

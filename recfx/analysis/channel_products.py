@@ -108,7 +108,7 @@ def attention(walk: Walk, node: fx.Node) -> Result:
     """Scaled dot product attention. The scale, which depends on the size of the queries, is kept by who removes their channels."""
     queries, keys, values = node.args[:3]
     mask = argument(node, 3, "attn_mask")
-    if argument(node, 7, "enable_gqa", False):
+    if node.kwargs.get("enable_gqa"):
         return unknown(walk, node, "its queries share keys")
     terms = [_letters(len(walk.axes_of(operand)) - 2) + ending for operand, ending in ((queries, "le"), (keys, "se"))]
     terms.append(_letters(len(walk.axes_of(values)) - 2) + "sf")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ _IDS = tuple(f"tests/targets/test_native_{name}.py" for name in ("offsets", "ids
 _INTERFACE = "tests/targets/test_native_interface.py"
 _GRAPH = ("tests/targets/test_native_graph.py", _INTERFACE)
 _SEARCH = ("tests/retrieval/test_retrieval_kernels.py", _INTERFACE)
+_RECURRENT = ("tests/targets/test_native_recurrence.py", "tests/targets/test_native_recurrent.py")
 _WHOLE = (
     "tests/targets/test_native_empty.py",
     "tests/targets/test_native_odds.py",
@@ -40,25 +42,38 @@ CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "lookup_bags.inl": ("level_portable", _IDS),
     "take.inl": ("level_portable", _IDS),
     "integer.inl": ("level_portable", _WHOLE),
-    "recurrent.inl": ("level_portable", ("tests/targets/test_native_recurrent.py",)),
+    "recurrent.inl": ("level_portable", _RECURRENT),
     "encode.cpp": ("encode", ("tests/targets/test_native_encoding.py",)),
     "code_dot.inl": ("level_portable", ("tests/targets/test_native_code_dot.py",)),
     "bpr.cpp": ("bpr", _GRAPH),
     "propagate.cpp": ("propagate", _GRAPH),
     "queries.cpp": ("queries", _SEARCH),
     "retrieval.cpp": ("retrieval", _SEARCH),
+    "row_writes.cpp": ("row_writes", ("tests/targets/test_native_row_writes.py", _INTERFACE)),
+    "row_records.cpp": ("row_records", ("tests/targets/test_native_row_records.py", _INTERFACE)),
     "levels.cpp": ("levels", (_INTERFACE,)),
     "plan.cpp": ("plan", (_INTERFACE,)),
     "module.cpp": ("module", (_INTERFACE,)),
 }
 
-#: Lines with a check: a comparison of unsigned numbers, an `if` that refuses, or the condition of such an `if`.
+#: Lines with a check, in the forms that the kernels have.
 _CHECKS = re.compile(
-    r"uint64_t\([^()]*\) (>=|>|<) |if \(.*\) return (false|nullptr|bad\b|-?\d|[A-Z]+_[A-Z_]+\b)|"
-    r"const bool (held|starts)\b|(held|count) \? id_at|"
-    r"if \(!starts|\bfits &=|\bfalls \|=|return (fits|high|above|neighbours)\b.*[?>]|"
-    r"\bc == -1\b|: INT(32|64)_MIN\b|!= NEVER\b|\bgiven < 0\b|\bpointers < 0\b"
+    "|".join(
+        (
+            r"uint64_t\([^()]*\) (>=|>|<) ",  # a comparison of unsigned numbers
+            r"\bif \(.*\) return (true|false|nullptr|bad\b|-?\d|[A-Z]+_[A-Z_]+\b)",  # an `if` that accepts or refuses
+            r"\bif \(.*\) (return|continue);",  # or leaves out
+            r"\bif \(.*errors->(?!no_memory)",  # or reports; no test uses up the memory
+            r"\bconst bool \w+ = .* ([<>]=?|[!=]=) ",  # a condition with a name
+            r"\.slot (<|>=) 0",  # whether an operand is there
+            r"\breturn (?!.*cpu_supports)[^?]* (&&|\|\|) ",  # the answer of several conditions
+            r"(held|count) \? id_at|\bfits &=|\bfalls \|=|return (fits|high|above|neighbours)\b.*[?>]|"
+            r"\bc == -1\b|: INT(32|64)_MIN\b|!= NEVER\b|\bgiven < 0\b|\bpointers < 0\b",
+        )
+    )
 )
+#: The first line of a block that refuses or reports.
+_BLOCK, _REFUSES = re.compile(r"\bif \(.*\) \{$"), re.compile(r"errors->(?!no_memory)|return (false|-1);")
 _COMPARISONS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > ", " == ": " != ", " != ": " == "}
 
 
@@ -88,11 +103,16 @@ class KernelMutant:
 
 def kernel_mutants(file: str) -> list[KernelMutant]:
     """All mutants of the checks in a file."""
-    lines = (SOURCES / file).read_text().splitlines()
+    return mutants_of_text(file, (SOURCES / file).read_text())
+
+
+def mutants_of_text(file: str, text: str) -> list[KernelMutant]:
+    """All mutants of the checks in the text of a file."""
+    lines = text.splitlines()
     found = []
-    for number, line in enumerate(lines, 1):
-        code = line.split("//")[0]
-        if _CHECKS.search(code):
+    for number, (line, next_line) in enumerate(itertools.zip_longest(lines, lines[1:], fillvalue=""), 1):
+        code = line.split("//")[0].rstrip()
+        if _CHECKS.search(code) or (_BLOCK.search(code) and _REFUSES.search(next_line)):
             found += [KernelMutant(file, number, line, mutated, what) for mutated, what in _mistakes(code)]
     return found
 
@@ -117,7 +137,10 @@ def _mistakes(line: str) -> Iterator[tuple[str, str]]:
 def _split(line: str, joint: str) -> list[str]:
     """Returns the text before the joined conditions, the conditions with the operators between them, and the rest of
     the line."""
-    found = re.search(r"(if \(|= |\? |\()([^?;{]*?" + re.escape(joint) + r".*?)(\) (?:\{|return|continue)|;| \?)", line)
+    found = re.search(
+        r"(if \(|(?<![<>!=])= |\? |return |\()([^?;{]*?" + re.escape(joint) + r".*?)(\) (?:\{|return|continue)|;| \?)",
+        line,
+    )
     if found is None:
         return []
     conditions = re.split(re.escape(joint) + r"(?![^(]*\))", found[2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,3 +147,25 @@ def test_varying_sizes_are_compared_as_expressions() -> None:
     x, y, z = (node.meta["val"] for node in builder.inputs.values())
     assert _match.same_layout(x, y)
     assert not _match.same_shape(x, z)
+
+
+def test_arguments_by_position_are_those_that_operators_take_by_position() -> None:
+    """A position of an argument that operators take by keyword only would have no effect."""
+    taken = {
+        (position, argument.name)
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith(("aten::", "recfx::"))
+        for position, argument in enumerate(schema.arguments)
+        if not argument.kwarg_only
+    }
+    package = Path(_match.__file__).parents[2] / "recfx"
+    files = [path for room in ("analysis", "passes", "targets") for path in (package / room).rglob("*.py")]
+    calls = [
+        (file.name, tuple(part.value for part in node.args[1:3] if isinstance(part, ast.Constant)))
+        for file in files
+        if "argument(" in (text := file.read_text())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "argument"
+    ]
+    assert len(calls) > 50
+    assert [(file, named) for file, named in calls if len(named) == 2 and named not in taken] == []

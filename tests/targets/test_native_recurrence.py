@@ -74,6 +74,28 @@ def test_first_states_and_computed_lengths(cell: str) -> None:
             )
 
 
+@pytest.mark.parametrize("first", ["x", "lengths", "state", "memory"])
+def test_each_operand_may_be_the_first_input_of_a_plan(first: str) -> None:
+    """Slot 0 is an operand like others; a negative one is absent."""
+    names = [first, *(name for name in ("x", "lengths", "state", "memory") if name != first)]
+    params = params_of("lstm", 7)
+    x, lengths = operands(5)
+    values = {
+        "x": x,
+        "lengths": lengths,
+        "state": x[:, 0, :1].expand(-1, 7) * 3,
+        "memory": x[:, 1, :1].expand(-1, 7) * 2,
+    }
+
+    def network(a: Tensor, b: Tensor, c: Tensor, d: Tensor, *held: Tensor) -> Tensor:
+        given = dict(zip(names, (a, b, c, d), strict=True))
+        return recurrence(*(given[name] for name in values), list(held), "lstm", False).relu()
+
+    inputs = [values[name].contiguous() for name in names]
+    for run in lower_everywhere(network, inputs, params):
+        torch.testing.assert_close(run(*inputs)[0], network(*inputs, *params), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [0, -1, STEPS + 1, 1 << 40])
 def test_wrong_lengths_are_refused(length: int) -> None:
     params = params_of("gru", 5)
