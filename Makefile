@@ -95,9 +95,11 @@ types: $(STAMP)
 	$(BIN)/mypy -p recfx -p benchmarks
 	$(BIN)/mypy recfx/kernels/csrc/generate.py
 
-# The tests that read the whole source tree: its imports, words, errors, sets of operators and packaging. A change anywhere may break them.
+# The tests that read the whole source tree: its imports, words, errors, sets of operators, packaging and declarations. A change anywhere may
+# break them.
 rules: $(STAMP)
-	$(PYTEST) tests/test_imports.py tests/test_words.py tests/test_errors.py tests/test_packaging.py tests/ir/test_op_sets.py $(ARGS)
+	$(PYTEST) tests/test_imports.py tests/test_words.py tests/test_errors.py tests/test_packaging.py tests/ir/test_op_sets.py \
+		tests/passes/test_pass_declarations.py tests/test_public_defaults.py $(ARGS)
 
 check: lint types rules test
 

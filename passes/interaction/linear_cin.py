@@ -164,7 +164,7 @@ def _parts_of(node: fx.Node, reader: fx.Node) -> list[Pooled]:
 
 def _summed(node: fx.Node) -> list[Pooled] | None:
     """The parts of a sum over the columns of maps, or of maps joined; None for another node."""
-    if node.target is not _aten.sum.dim_IntList or argument(node, 2, "keepdim", False) or node.kwargs.get("dtype"):
+    if node.target is not _aten.sum.dim_IntList or node.kwargs.get("dtype"):
         return None
     maps: Any = node.args[0]
     dims: Any = node.args[1]

@@ -77,6 +77,9 @@ _DRAWN = (
 #: The operands of an operator in both orders.
 _ORDERS = re.compile(r"\((\w+)\.args\[:2\], \1\.args\[1::-1\]\)")
 
+#: Fields of a layer that are positions of parameters, or -1: the first parameter is a weight, so none of these is 0.
+_POSITIONS = frozenset(("bias", "scale", "inner_scale", "factor", "norm_weight", "norm_bias"))
+
 _ZOO, _KIT = "recfx/zoo/", "recfx/testing/"
 
 
@@ -84,7 +87,7 @@ def left_out(file: str, tree: ast.Module) -> set[ast.AST]:
     """The nodes of a file that are not mutated; a statement among them is not removed either."""
     kinds: list[Callable[[str, ast.Module], Iterator[ast.AST]]] = [
         _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _unread_defaults, _both_orders,
-        _drawn_numbers, _places,
+        _drawn_numbers, _places, _positions,
     ]  # fmt: skip
     return {node for kind in kinds for node in kind(file, tree)} | _false_returns(tree) | _success(tree)
 
@@ -249,3 +252,12 @@ def _success(tree: ast.AST) -> set[ast.AST]:
 
 def _is_number(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool)
+
+
+def _positions(file: str, tree: ast.Module) -> Iterator[ast.AST]:
+    """Whether a layer has a parameter: its position is negative or above 0."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt | ast.GtE):
+            read = isinstance(node.left, ast.Attribute) and node.left.attr in _POSITIONS
+            if read and ast.unparse(node.comparators[0]) == "0":
+                yield from (node, node.comparators[0])

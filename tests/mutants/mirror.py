@@ -28,6 +28,13 @@ _TESTED_IN = {
 #: Rooms of translations of single operators, which the conformance suite tests operator by operator.
 _CONFORMANCE = ("targets/native/rules", "targets/openvino", "targets/onnxruntime", "recfx/onnx")
 
+#: Start of the name of a file -> the tests of what all such files declare when they are imported.
+_DECLARATIONS = {
+    "passes/": ("tests/passes/test_pass_declarations.py",),
+    "recfx/": ("tests/test_public_defaults.py",),
+    "targets/": ("tests/test_public_defaults.py",),
+}
+
 #: Generated files, whose text a test compares with the generator's.
 _GENERATED = ("recfx/kernels/codes.py", "recfx/kernels/slots.py")
 
@@ -74,6 +81,11 @@ def tests_of(file: str) -> tuple[str, ...]:
 
     ordered = sorted({*steps, *named}, key=rank)
     return tuple(ordered[: max(_MOST_FILES, len(named))])
+
+
+def tests_of_declarations(file: str) -> tuple[str, ...]:
+    """The tests of what all files of a room declare when they are imported, such as defaults and properties of passes."""
+    return next(tests for start, tests in _DECLARATIONS.items() if file.startswith(start))
 
 
 def _without_room(name: str, words: set[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.mutants.execute import SURVIVED, Judge, Verdict
 from tests.mutants.imports import ROOT
+from tests.mutants.mirror import tests_of_declarations
 from tests.mutants.mutate import Mutant
 from tests.mutants.observe import Tests, collect, observe
 from tests.mutants.processes import fork, wait
@@ -56,8 +57,8 @@ def judge_room(
     judge = Judge(Tests(), limit, lambda test: report(None, Verdict(SURVIVED, test)))
     for mutant in at_import:
         if time.monotonic() < end:
-            files = mirror(mutant.file)[:_FILES_AT_IMPORT]
-            report(mutant, judge.imported(mutant, files) if files else Verdict(SURVIVED))
+            files = [*mirror(mutant.file)[:_FILES_AT_IMPORT], *tests_of_declarations(mutant.file)]
+            report(mutant, judge.imported(mutant, list(dict.fromkeys(files))))
 
 
 def _judge_warm(

@@ -72,3 +72,11 @@ def test_operands_in_both_orders(tmp_path: Path) -> None:
     """The step is mutated, and so is another tuple."""
     assert [what for _, what in _found(tmp_path, "(x.args[:2], x.args[1::-1])")] == ["1 becomes 2"]
     assert len(_found(tmp_path, "(x.args[:2], y.args[1::-1])")) == 3
+
+
+def test_positions_of_parameters(tmp_path: Path) -> None:
+    """The residual of a layer may be its first value, number 0."""
+    for text in ("x = y.bias >= 0", "x = y.inner_scale < 0"):
+        assert _found(tmp_path, text) == []
+    for text in ("x = y.residual >= 0", "x = y.bias > 0", "x = y.bias >= 1", "x = bias >= 0"):
+        assert len(_found(tmp_path, text)) == 2

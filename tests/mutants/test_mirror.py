@@ -77,3 +77,21 @@ def test_a_name_that_a_package_offers_counts_as_its_module() -> None:
     assert "from recfx.ir import Program" in (ROOT / test).read_text()
     assert distances("recfx.ir.program")[test] == 1
     assert distances("recfx.ir.diff").get(test, 2) > 1
+
+
+@pytest.mark.parametrize(
+    ("file", "test"),
+    [
+        ("passes/prune/remove_dead_channels.py", "tests/passes/test_pass_declarations.py"),
+        ("recfx/serve/server.py", "tests/test_public_defaults.py"),
+        ("targets/base.py", "tests/test_public_defaults.py"),
+    ],
+)
+def test_declarations_are_tested_together(file: str, test: str) -> None:
+    assert mirror.tests_of_declarations(file) == (test,)
+
+
+def test_every_mutated_file_may_declare_something() -> None:
+    assert all(
+        (ROOT / test).is_file() for file in mirror.mutated_files() for test in mirror.tests_of_declarations(file)
+    )

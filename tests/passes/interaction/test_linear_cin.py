@@ -23,7 +23,7 @@ Body = Callable[[GraphBuilder, fx.Node], fx.Node]
 
 
 def builder() -> GraphBuilder:
-    return GraphBuilder({"x0": (B, FIELDS, D), "f": (B, 2)})
+    return GraphBuilder({"x0": (B, FIELDS, D), "f": (B, 2), "many": (B, "n", D), "numbers": ("n",)})
 
 
 def layer(
@@ -75,6 +75,9 @@ OTHERS: dict[str, Body] = {
     "a part of the columns": part(chunks(aten.split.Tensor, 2, 2), 1),
     "a part of the fields": lambda b, m: part(chunks(aten.split.Tensor, 2, 1), 1)(b, b.inputs["x0"]),
     "a slice of the fields": lambda b, m: b.call(aten.slice.Tensor, b.inputs["x0"], 1, 1, 3),
+    "a slice of a vector": lambda b, m: b.call(aten.slice.Tensor, b.inputs["numbers"], 0, 1, 3),
+    "a slice of a free number of vectors": lambda b, m: b.call(aten.slice.Tensor, b.inputs["many"], 1, 1, 3),
+    "a free number of vectors": lambda b, m: b.call(aten.slice.Tensor, b.inputs["many"], 1, 1),
     "an activation": lambda b, m: b.call(aten.relu.default, m),
 }
 
@@ -114,7 +117,8 @@ def test_a_layer() -> None:
     assert (linear.node, linear.x0, linear.x) == (node, node.args[0], node.args[1])
     assert torch.equal(linear.weight, torch.arange(96.0).reshape(MAPS, FIELDS, FIELDS))
     assert (linear.bias, linear.triangle, linear.name, linear.outputs) == (None, False, "net_w", MAPS)
-    assert torch.equal(linear.bias64, torch.zeros(MAPS, dtype=torch.float64))
+    assert linear.bias64.dtype is torch.float64
+    assert linear.bias64.tolist() == [0.0] * MAPS
 
 
 def test_the_bias_of_a_layer() -> None:
@@ -227,6 +231,24 @@ def test_a_tensor_with_other_readers_is_one_part() -> None:
     linear = b.call(aten.linear.default, both, b.state("head", torch.ones(1, 8)))
     b.call(aten.relu.default, both)
     assert pooled_parts(linear) == [Pooled(both, None, None, 8)]
+
+
+def test_a_part_as_a_tensor() -> None:
+    """A part that exists only inside a sum of several is summed by itself."""
+    b = builder()
+    node, other = layer(b), b.inputs["x0"]
+    joined = b.call(aten.cat.default, [node, other], 1)
+    linear = b.call(aten.linear.default, sums(b, joined, [2]), b.state("head", torch.ones(1, 10)))
+    ctx = PassContext(b.build(linear), PassSpec("look", "For a test."))
+    parts = pooled_parts(linear)
+    assert parts is not None
+    with ctx.before(linear):
+        made = [part.emit(ctx) for part in parts]
+    assert [(one.target, one.args) for one in made] == [
+        (aten.sum.dim_IntList, (node, [2])),
+        (aten.sum.dim_IntList, (other, [2])),
+    ]
+    assert Pooled(linear, None, None, 1).emit(ctx) is linear
 
 
 def test_inputs_of_other_ranks_have_no_parts() -> None:
