@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from recfx.serve.outcomes import Reason
 
@@ -41,8 +41,7 @@ class Histogram:
         return list(accumulate(self._counts))
 
 
-@dataclasses.dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One second of a model's life.
 
     Attributes:
@@ -128,15 +127,15 @@ class Statistics:
             self.waiting.add(value)
         self._add(now, version, batches=1)
 
-    def quantile(self, share: float, since: float = 0.0) -> float | None:
-        """A quantile of the last answers' times in seconds; None without an answer.
+    def quantiles(self, shares: Sequence[float], since: float = 0.0) -> list[float | None]:
+        """Quantiles of the last answers' times in seconds; None without an answer.
 
         Args:
-            share: Such as 0.99.
+            shares: Such as 0.99.
             since: Answers before this time do not count.
         """
-        times = sorted(seconds for when, seconds in self._recent if when >= since)
-        return times[min(int(len(times) * share), len(times) - 1)] if times else None
+        times = sorted([seconds for when, seconds in self._recent if when >= since])
+        return [times[min(int(len(times) * share), len(times) - 1)] if times else None for share in shares]
 
     @property
     def points(self) -> list[Point]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from recfx.serve.engine.engine import Engine
@@ -12,6 +11,9 @@ from recfx.serve.models import Models
 from recfx.version import VERSION
 
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
+
+#: Quantiles of the times of answers that the status shows.
+_SHARES = (0.5, 0.99, 0.999)
 
 
 def server_document() -> dict[str, Any]:
@@ -44,7 +46,7 @@ def _model(engine: Engine) -> dict[str, Any]:
     with engine.lock:
         statistics = engine.statistics
         now = engine.clock()
-        quantiles = {f"p{share * 100:g}": statistics.quantile(share, now - 60.0) for share in (0.5, 0.99, 0.999)}
+        quantiles = statistics.quantiles(_SHARES, now - 60.0)
         return {
             "name": engine.name,
             "version": engine.version,
@@ -60,13 +62,13 @@ def _model(engine: Engine) -> dict[str, Any]:
             "table_updates": statistics.table_updates,
             "table_rows": statistics.table_rows,
             "seconds_since_update": None if statistics.updated is None else now - statistics.updated,
-            "seconds": quantiles,
+            "seconds": {f"p{share * 100:g}": found for share, found in zip(_SHARES, quantiles, strict=True)},
             "history": [_point(point, int(now)) for point in statistics.points],
         }
 
 
 def _point(point: Point, now: int) -> dict[str, Any]:
-    held = dataclasses.asdict(point)
+    held = point._asdict()
     return {"age": now - held.pop("second"), **held}
 
 

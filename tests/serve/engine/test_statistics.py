@@ -21,14 +21,12 @@ def test_a_histogram_counts_values_up_to_each_bound(values):
 
 def test_quantiles_of_recent_answers():
     held = Statistics()
-    assert held.quantile(0.5) is None
+    assert held.quantiles((0.5, 0.99)) == [None, None]
     for number in range(100):
         held.answer(arrived=10.0, now=10.0 + (number + 1) / 1000, rows=2, version="1")
-    assert held.quantile(0.5) == pytest.approx(0.051)
-    assert held.quantile(0.99) == pytest.approx(0.1)
-    assert held.quantile(1.0) == pytest.approx(0.1)
-    assert held.quantile(0.5, since=10.0995) == pytest.approx(0.1)
-    assert held.quantile(0.5, since=11.0) is None
+    assert held.quantiles((0.5, 0.99, 1.0)) == pytest.approx([0.051, 0.1, 0.1])
+    assert held.quantiles((0.5,), since=10.0995) == pytest.approx([0.1])
+    assert held.quantiles((0.5,), since=11.0) == [None]
 
 
 def test_the_history_has_a_point_for_each_second_with_requests():
