@@ -100,6 +100,8 @@ def test_options_become_the_scenario(profiles: list[str], tmp_path: Path) -> Non
             "3",
             "--batch-rows",
             "500",
+            "--grace",
+            "50",
             "--wait",
             "1.5",
             "--split",
@@ -123,7 +125,7 @@ def test_options_become_the_scenario(profiles: list[str], tmp_path: Path) -> Non
     assert (made.seconds, made.warm_up, made.seed, made.balancers) == (20.0, 2.0, 4, 3)
     policies = made.policies
     assert policies.routing == "peak-ewma"
-    assert policies.batching == DeadlineConfig(500, 0.0015)
+    assert policies.batching == DeadlineConfig(500, 0.0015, grace=0.05)
     assert policies.scaling == ScalingConfig(2, 9)
     assert policies.splitting is not None
     assert policies.splitting.cores == 8
@@ -226,6 +228,7 @@ DEFAULTS = {
     **{"rate": None, "load": "poisson", "swing": 0.5, "crowd": "3:10:30", "trace": None, "sizes": "deeprecsys"},
     **{"sla": 25.0, "overhead": 0.0, "jitter": 0.0, "seconds": 60.0, "warm_up": 0.0, "seed": 0},
     **{"routing": "prequal", "balancers": 1, "batching": "deadline", "batch_rows": 1024, "wait": 0.0, "split": False},
+    "grace": math.inf,
     **{"no_admission": False, "no_ladder": False, "scale": None},
     **{"find": None, "percentile": 99.0, "over_time": 10, "plot": None, "json": None},
 }
@@ -248,7 +251,8 @@ def test_without_options_every_policy_has_its_default(profiles: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "option", ["--offload-rows", "--batch-rows", "--balancers", "--swing", "--overhead", "--jitter", "--wait"]
+    "option",
+    ["--offload-rows", "--batch-rows", "--balancers", "--swing", "--overhead", "--jitter", "--wait", "--grace"],
 )
 def test_numbers_below_zero_end_with_usage(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

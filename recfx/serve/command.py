@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recfx.command_line import positive, seconds
+from recfx.command_line import minutes, positive, seconds
 from recfx.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,9 +57,17 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     )
     add(
         "--timeout",
-        type=_milliseconds,
+        type=_limit,
         metavar="MS",
-        help="requests that would take longer are refused (default: none)",
+        help="requests whose answers would take longer are refused when they arrive (default: none)",
+    )
+    add(
+        "--grace",
+        type=_milliseconds,
+        default=math.inf,
+        metavar="MS",
+        help="how late a request that was admitted may be answered, if calls take longer than predicted; 0 refuses it as soon as its "
+        "time cannot be kept (default: however late)",
     )
     add("--most-queued", type=positive, default=1024, help="requests that wait at most (default: %(default)s)")
     add("--most-bytes", type=positive, default=64 << 20, help="bytes of a body at most (default: %(default)s)")
@@ -133,7 +142,12 @@ def _replicas(text: str) -> int | tuple[int, int]:
 
 
 def _milliseconds(text: str) -> float:
-    """A time in milliseconds, as seconds."""
+    """A time of at least 0 in milliseconds, as seconds."""
+    return minutes(text) / 1e3
+
+
+def _limit(text: str) -> float:
+    """A time above 0 in milliseconds, as seconds."""
     return seconds(text) / 1e3
 
 
@@ -198,6 +212,7 @@ def plan_of(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) 
         split=not options.no_split,
         most_wait=options.wait,
         timeout=options.timeout,
+        grace=options.grace,
         most_queued=options.most_queued,
         **chosen,
     )

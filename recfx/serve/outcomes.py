@@ -15,7 +15,8 @@ class Reason(Enum):
     FORBIDDEN = "forbidden"  # the token is missing or wrong
     TOO_LARGE = "too large"  # more bytes or rows than the limits allow
     OVERLOADED = "overloaded"  # the queue is full, or the tenant's share is used up
-    TOO_LATE = "too late"  # its deadline cannot be met
+    TOO_LATE = "too late"  # its deadline cannot be met, so that it is not admitted
+    GIVEN_UP = "given up"  # it was admitted, and would have been answered later than the grace after its deadline
     CLOSING = "closing"  # the server ends, or the model is being removed
     CANCELLED = "cancelled"  # the client left
     FAILED = "failed"  # the model raised an error, or its call did not end

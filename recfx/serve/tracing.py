@@ -25,7 +25,7 @@ _log = logging.getLogger("recfx.serve")
 
 _PATH = "/v1/traces"
 #: Refusals that are a fault of the server, not of the client.
-_FAULTS = frozenset({Reason.FAILED, Reason.CLOSING, Reason.TOO_LATE})
+_FAULTS = frozenset({Reason.FAILED, Reason.CLOSING, Reason.TOO_LATE, Reason.GIVEN_UP})
 
 
 @dataclasses.dataclass(frozen=True)

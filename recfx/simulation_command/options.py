@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,13 @@ def _add_policies(group: Any) -> None:
         default=0.0,
         metavar="MS",
         help="time that a free core waits for more (default: %(default)s)",
+    )
+    add(
+        "--grace",
+        type=minutes,
+        default=math.inf,
+        metavar="MS",
+        help="how late an admitted request may be answered; one that would be later is dropped (default: however late)",
     )
     add("--split", action="store_true", help="split batches over idle cores")
     add("--no-admission", action="store_true", help="admit requests whose deadline cannot be met")

@@ -141,4 +141,4 @@ def _batching(options: argparse.Namespace) -> DeadlineConfig | AimdConfig | None
     wait = options.wait / 1e3
     if options.batching == "aimd":
         return AimdConfig(options.sla / 2e3, most_rows=options.batch_rows, most_wait=wait)
-    return DeadlineConfig(options.batch_rows, wait)
+    return DeadlineConfig(options.batch_rows, wait, grace=options.grace / 1e3)

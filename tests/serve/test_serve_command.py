@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def test_wrong_files_of_tokens_are_refused(tmp_path, content, message):
         (["--port", "x"], "expected a port"),
         (["--workers", "0"], "integer of at least 1"),
         (["--timeout", "0"], "number above 0"),
+        (["--grace", "-1"], "number of at least 0"),
         (["--batch-rows", "1.5"], "integer of at least 1"),
     ],
 )
@@ -120,6 +122,7 @@ def _parsed(*arguments: str) -> argparse.Namespace:
 DEFAULTS = {
     **{"models": ["m"], "run": run_serve, "host": "127.0.0.1", "port": 8000, "grpc_port": None, "workers": 1},
     **{"calls": None, "threads": 1, "batch_rows": 1024, "no_split": False, "wait": 0.0, "timeout": None},
+    "grace": math.inf,
     **{"most_queued": 1024, "most_bytes": 64 << 20, "most_connections": 1000, "drain": 10.0, "tokens": None},
     **{"tenant_rows": None, "allow_updates": False, "updaters": None, "update_sync": "process", "logs": "text"},
     **{"certificate": None, "key": None, "engine": "local", "ray_address": None, "replicas": 1},
@@ -142,6 +145,7 @@ def test_without_options_the_plan_is_the_default_one() -> None:
     assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, None)
     assert (settings.certificate, settings.key, plan.http.tokens) == (None, None, {})
     assert (engine.workers, engine.split, engine.timeout, engine.most_wait) == (processors(), True, None, 0.0)
+    assert engine.grace == math.inf
 
 
 def test_options_become_the_plan(tmp_path: Path) -> None:
@@ -154,7 +158,7 @@ def test_options_become_the_plan(tmp_path: Path) -> None:
             *("m", "--host", "::1", "--port", "0", "--grpc-port", "65535", "--most-connections", "7", "--drain", "2.5"),
             *("--certificate", certificate, "--key", key, "--tokens", tokens, "--most-bytes", "99"),
             *("--calls", "3", "--threads", "2", "--batch-rows", "77", "--no-split", "--wait", "4", "--timeout", "250"),
-            *("--most-queued", "5", "--tenant-rows", "60", "--allow-updates", "--logs", "json"),
+            *("--most-queued", "5", "--tenant-rows", "60", "--allow-updates", "--logs", "json", "--grace", "30"),
         ),
         [],
     )
@@ -164,7 +168,7 @@ def test_options_become_the_plan(tmp_path: Path) -> None:
     assert (settings.certificate, settings.key) == (files[1], files[2])
     assert (http.most_bytes, http.tokens) == (99, {"abc": "shop"})
     assert (engine.workers, engine.threads, engine.batch_rows, engine.split) == (3, 2, 77, False)
-    assert (engine.most_wait, engine.timeout, engine.most_queued) == (0.004, 0.25, 5)
+    assert (engine.most_wait, engine.timeout, engine.grace, engine.most_queued) == (0.004, 0.25, 0.03, 5)
     assert plan.tenants == TenantConfig(TenantLimit(60, 60.0))
     assert plan.updates is not None
     assert (plan.updates.sync, plan.logs) == ("process", "json")

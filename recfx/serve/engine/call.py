@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -34,16 +35,23 @@ class Call:
         batch: The requests and the variant.
         bounds: First row and end of each part; one part for a batch that is not divided.
         begun: When the batch was taken from the queue.
+        seconds: The time that it is expected to take; 0 if nobody asks.
+        grace: Seconds after the deadlines of its requests by which their answer is still wanted.
 
     Attributes:
         batch: See above.
         begun: See above.
+        seconds: See above.
         claimed: Whether somebody reports, or has reported, the outcome.
     """
 
-    def __init__(self, batch: Batch, bounds: Bounds, begun: float) -> None:
+    def __init__(
+        self, batch: Batch, bounds: Bounds, begun: float, seconds: float = 0.0, grace: float = math.inf
+    ) -> None:
         self.batch = batch
         self.begun = begun
+        self.seconds = seconds
+        self._grace = grace
         self._bounds = bounds
         self._leaves: Sequence[Any] = ()
         self._held: Sequence[Any] | None = None
@@ -65,7 +73,8 @@ class Call:
 
     def next_part(self, now: float) -> int | None:
         """Takes a part; None if none is left, or if nobody waits for the answer any more."""
-        if self._taken and self.waiting and all(r.cancelled or now > r.deadline for r in self.batch.requests):
+        latest = now - self._grace
+        if self._taken and self.waiting and all(r.cancelled or latest > r.deadline for r in self.batch.requests):
             self._late = True
             self.stop()
         if not self.waiting:
@@ -165,7 +174,7 @@ class Call:
             return [outputs] if len(requests) == 1 else list(interface.divide(outputs, [r.rows for r in requests]))
         if self._late and None not in self._outputs[: self._taken]:
             late = Rejected(
-                Reason.TOO_LATE, "the deadline passed while the request was computed", where=f"model {model}"
+                Reason.GIVEN_UP, "the deadline passed while the request was computed", where=f"model {model}"
             )
             return [late] * len(requests)
         return outcomes_of(self.batch, model)

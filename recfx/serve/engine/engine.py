@@ -134,7 +134,8 @@ class Engine:
         Args:
             tensors: Name -> tensor. They must not change until the request is answered.
             finish: Takes the outcome, once, in another thread. It must not block.
-            timeout: Seconds until its answer must be there; by default that of the settings.
+            timeout: Seconds until its answer must be there; by default that of the settings. It is not admitted if the answer would take
+                longer by the measured times; what `grace` of the settings says holds for it after that.
             tenant: Who sends it.
             here: Whether it may run in this thread, if that takes less than `here_seconds` and a worker is free. Then `finish` is called
                 before this function returns, and torch uses as many threads in this one as in workers.
@@ -238,7 +239,7 @@ class Engine:
             for request in late:
                 request.finish(
                     Rejected(
-                        Reason.TOO_LATE, "the deadline passed while the request waited", where=f"model {self.name}"
+                        Reason.GIVEN_UP, "the deadline passed while the request waited", where=f"model {self.name}"
                     )
                 )
             if found is not None:
@@ -254,7 +255,7 @@ class Engine:
             if decision.drop:
                 late += self._queue.take(decision.drop)
                 for _ in late:
-                    self.statistics.reject(Reason.TOO_LATE, now, str(self.version))
+                    self.statistics.reject(Reason.GIVEN_UP, now, str(self.version))
             if decision.take:
                 batch = Batch(self._queue.take(decision.take), self.variant, decision)
                 if self._queue:
@@ -352,7 +353,8 @@ class Engine:
                 elif isinstance(outcome, Rejected):
                     self.statistics.reject(outcome.reason, now, str(self.version))
                 else:
-                    self.statistics.answer(request.arrived, now, request.rows, str(self.version))
+                    late = now > request.deadline
+                    self.statistics.answer(request.arrived, now, request.rows, str(self.version), late=late)
         for request, outcome in zip(requests, outcomes, strict=True):
             if not request.cancelled:
                 request.finish(outcome)

@@ -77,7 +77,8 @@ class Scheduling:
         rows = settings.batch_rows if limit is None else min(settings.batch_rows, limit)
         rows = first.times.efficient_rows(rows, _EFFICIENT)
         self.variants, self._ladder, self._ladder_asked, self._active = tuple(variants), ladder, -math.inf, 0
-        self._batching = DeadlineBatching(first.times, DeadlineConfig(most_rows=rows, most_wait=settings.most_wait))
+        batching = DeadlineConfig(most_rows=rows, most_wait=settings.most_wait, grace=settings.grace)
+        self._batching = DeadlineBatching(first.times, batching)
         config = AdmissionConfig(most_waiting=settings.most_queued, most_rows=rows)
         self._admission = Admission(first.times, settings.workers, config)
         self._use(first)
@@ -190,18 +191,13 @@ class Scheduling:
             waiting: Requests that still wait.
             now: The present time.
         """
+        factor, grace = self._batching.correction.factor, self._settings.grace
         if self._split is None or idle == 1 or batch.variant is not self.variant:
-            return Call(batch, ((0, batch.rows),), now)
-        budget = min(request.deadline for request in batch.requests) - now
-        plan = self._split.plan(
-            batch.rows,
-            idle,
-            self.busy.share(now),
-            waiting=waiting,
-            budget=budget / self._batching.correction.factor,
-        )
+            return Call(batch, ((0, batch.rows),), now, batch.decision.predicted * factor, grace)
+        budget = (batch.decision.deadline - now) / factor
+        plan = self._split.plan(batch.rows, idle, self.busy.share(now), waiting=waiting, budget=budget)
         decision = batch.decision._replace(predicted=plan.seconds)
-        return Call(dataclasses.replace(batch, decision=decision), plan.bounds, now)
+        return Call(dataclasses.replace(batch, decision=decision), plan.bounds, now, plan.seconds * factor, grace)
 
     def runs_here(self, request: Request) -> BatchDecision | None:
         """The decision to run a request in the thread that brings it, because that is quicker than to hand it over; else None.

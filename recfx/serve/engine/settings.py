@@ -28,7 +28,11 @@ class EngineSettings:
         here_seconds: A request whose call is expected to take less, and that need not wait, runs in the thread that brings it, such as
             that of the event loop: handing it to a worker and back would take longer. 0 gives every request to a worker.
         most_wait: Seconds that a request waits for others while a worker is free.
-        timeout: Seconds until a request without a deadline of its own must be answered; None for no deadline.
+        timeout: Seconds until a request without a deadline of its own must be answered; None for no deadline. A request whose answer
+            would come later, by the measured times, is refused when it arrives.
+        grace: Seconds after its deadline by which a request that was admitted is still answered, late, because calls took longer than
+            predicted; one that would take longer is refused. Infinity answers all of them; 0 refuses a request as soon as its deadline
+            cannot be met.
         call_seconds: After this time a call counts as hung: its requests are answered with an error and its worker is replaced.
     """
 
@@ -41,6 +45,7 @@ class EngineSettings:
     here_seconds: float = 100e-6
     most_wait: float = 0.0
     timeout: float | None = None
+    grace: float = math.inf
     call_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -50,9 +55,10 @@ class EngineSettings:
                 raise InputError(
                     f"expected an integer of at least 1, got {value!r}", where=name, hint=f"pass {name}=1 or more"
                 )
-        for name, least in (("here_seconds", 0.0), ("most_wait", 0.0), ("timeout", 1e-6), ("call_seconds", 1e-3)):
+        least_seconds = {"here_seconds": 0.0, "most_wait": 0.0, "timeout": 1e-6, "grace": 0.0, "call_seconds": 1e-3}
+        for name, least in least_seconds.items():
             value = getattr(self, name)
-            if value is None and name == "timeout":
+            if (name, value) in (("timeout", None), ("grace", math.inf)):
                 continue
             if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
                 raise InputError(

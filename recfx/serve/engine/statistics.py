@@ -72,6 +72,7 @@ class Statistics:
         self.computing = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.answered = 0
+        self.late = 0
         self.rows = 0
         self.batches = 0
         self.divided = 0
@@ -85,9 +86,10 @@ class Statistics:
         self._points: deque[Point] = deque(maxlen=300)
         self._open: Point | None = None
 
-    def answer(self, arrived: float, now: float, rows: int, version: str) -> None:
-        """Counts an answer."""
+    def answer(self, arrived: float, now: float, rows: int, version: str, *, late: bool = False) -> None:
+        """Counts an answer; `late` says whether its deadline has passed."""
         self.answered += 1
+        self.late += late
         self.rows += rows
         self.latency.add(now - arrived)
         self._recent.append((now, now - arrived))

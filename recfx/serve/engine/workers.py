@@ -142,7 +142,7 @@ class Workers:
             while (taken := engine.take(lambda: not worker.lost)) is not None:
                 call, part = taken
                 worker.begun = engine.clock()
-                worker.expected = worker.begun + call.batch.decision.predicted
+                worker.expected = worker.begun + call.seconds
                 worker.call = call
                 engine.run(call, part)
                 worker.call = None

@@ -35,6 +35,7 @@ STATUS = {
     Reason.FAILED: grpc.StatusCode.INTERNAL,
     Reason.CLOSING: grpc.StatusCode.UNAVAILABLE,
     Reason.TOO_LATE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.GIVEN_UP: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 #: The field of typed contents for each datatype; the others must be sent as raw contents.

@@ -49,6 +49,7 @@ STATUS = {
     Reason.FAILED: 500,
     Reason.CLOSING: 503,
     Reason.TOO_LATE: 504,
+    Reason.GIVEN_UP: 504,
 }
 _JSON = b"application/json"
 #: Paths that need no token: probes of a load balancer have none.

@@ -25,6 +25,7 @@ class _Collector:
         """All metrics of all models."""
         label = ["model"]
         answered = CounterMetricFamily("recfx_requests_answered", "Requests answered.", labels=label)
+        late = CounterMetricFamily("recfx_requests_late", "Requests answered after their deadline.", labels=label)
         rejected = CounterMetricFamily(
             "recfx_requests_rejected", "Requests without an answer.", labels=["model", "reason"]
         )
@@ -54,6 +55,7 @@ class _Collector:
             with engine.lock:
                 held, name = engine.statistics, [engine.name]
                 answered.add_metric(name, held.answered)
+                late.add_metric(name, held.late)
                 rows.add_metric(name, held.rows)
                 retried.add_metric(name, held.retried)
                 divided.add_metric(name, held.divided)
@@ -71,6 +73,7 @@ class _Collector:
                     _add(family, name, getattr(held, which))
         yield from (
             answered,
+            late,
             rejected,
             rows,
             retried,

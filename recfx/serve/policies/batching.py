@@ -1,8 +1,11 @@
 """Dynamic batching: how many waiting requests a free core takes at once, and how long it waits for more.
 
 `AimdBatching` needs no profile (Clipper, NSDI 2017: the batch grows by a constant while calls meet a target, and shrinks by 10 % when one
-does not). `DeadlineBatching` reads measured seconds by rows, keeps every deadline that can be kept, and drops a request as soon as its
-deadline cannot be met (Clockwork, OSDI 2020).
+does not). `DeadlineBatching` reads measured seconds by rows and keeps every deadline that can be kept (Clockwork, OSDI 2020).
+
+Too much load is refused on arrival, by `Admission`. A request that waits and whose deadline can no longer be met is the error of a
+prediction. Its client has waited already, so by default it is answered late (as by `timeout_action: DELAY` of Triton's queues) and not
+dropped. Admission counts its rows like those of all others that wait, so late requests do not pile up.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from recfx.serve.policies._checks import check_count, check_number, refuse
 from recfx.serve.policies.splitting import CandidateSplit
 from recfx.serve.policies.times import ServiceTimes, TimeCorrection
 
-#: Seconds by which a call may end after its deadline before the request is dropped: rounding of clocks.
+#: Seconds by which a call may end after a deadline that counts as kept: rounding of clocks.
 _ROUNDING = 1e-6
 
 
@@ -48,6 +51,7 @@ class BatchDecision(NamedTuple):
         full: Whether a limit of the policy ended the batch, and not the end of the queue.
         predicted: Seconds that the batch takes by the measured profile; 0 where the policy predicts none. Replace it by the time of
             the split (`decision._replace(predicted=plan.seconds)`) if the batch runs on several cores.
+        deadline: The earliest deadline in the batch, those not counted that cannot be kept any more; infinity without one.
     """
 
     take: int
@@ -56,6 +60,7 @@ class BatchDecision(NamedTuple):
     rows: int = 0
     full: bool = False
     predicted: float = 0.0
+    deadline: float = math.inf
 
 
 class Batching(Protocol):
@@ -119,19 +124,20 @@ class AimdBatching:
     def next_batch(self, queue: Iterable[QueuedRequest], now: float, idle_cores: int = 1) -> BatchDecision:
         """Takes requests from the front up to the limit; waits for more up to `most_wait` after the first arrival."""
         take, total, limit = 0, 0, self.limit
-        first = math.inf
+        first = earliest = math.inf
         for request in queue:
             if take and total + request.rows > limit:
-                return BatchDecision(take, rows=total, full=True)
+                return BatchDecision(take, rows=total, full=True, deadline=earliest)
             total += request.rows
             take += 1
             first = min(first, request.arrived)
+            earliest = min(earliest, request.deadline)
         if not take:
             return BatchDecision(0)
         until = first + self.config.most_wait
         if total < limit and until > now:
             return BatchDecision(0, wait_until=until)
-        return BatchDecision(take, rows=total, full=total >= limit)
+        return BatchDecision(take, rows=total, full=total >= limit, deadline=earliest)
 
     def finished(self, decision: BatchDecision, seconds: float) -> None:
         """Adapts the limit to the time of a batch.
@@ -155,18 +161,23 @@ class DeadlineConfig:
         most_wait: Seconds that a request may wait for others while a core is free.
         margin: The share that is added to a predicted time before it is compared with a deadline.
         reserve_seconds: Time between the end of a call and the client's answer.
+        grace: Seconds after its deadline by which a request is still answered; one that would take longer is dropped. Infinity answers
+            every request, which needs admission to bound the queue; 0 drops a request as soon as its deadline cannot be met.
     """
 
     most_rows: int = 4096
     most_wait: float = 0.0
     margin: float = 0.1
     reserve_seconds: float = 0.0
+    grace: float = math.inf
 
     def __post_init__(self) -> None:
         check_count("most_rows", self.most_rows)
         check_number("most_wait", self.most_wait, 0.0)
         check_number("margin", self.margin, 0.0)
         check_number("reserve_seconds", self.reserve_seconds, 0.0)
+        if self.grace != math.inf:
+            check_number("grace", self.grace, 0.0)
 
 
 class DeadlineBatching:
@@ -187,39 +198,46 @@ class DeadlineBatching:
         self.correction = TimeCorrection()
 
     def next_batch(self, queue: Iterable[QueuedRequest], now: float, idle_cores: int = 1) -> BatchDecision:
-        """Drops what is too late, then takes the longest prefix that keeps its own earliest deadline.
+        """Drops what would be later than the grace allows, then takes the longest prefix that keeps its own earliest deadline.
 
-        A request is dropped only if a batch of this request alone would end after its deadline, without the margin and on as many of
-        the idle cores as it can be split over.
+        A deadline is lost if a batch of its request alone would end after it, without the margin and on as many of the idle cores as it
+        can be split over. A request whose deadline is lost waits for no others, and does not limit the batch that it shares with them.
         """
-        config, times, factor = self.config, self.times, self.correction.factor
+        config, times = self.config, self.times
         ready = now + config.reserve_seconds
-        careful = factor * (1.0 + config.margin)
-        drop, take, total, limit = 0, 0, 0, config.most_rows
-        first = earliest = math.inf
+        careful = self.correction.factor * (1.0 + config.margin)
+        drop, take, total, limit, hurried = 0, 0, 0, config.most_rows, False
+        first = earliest = kept = math.inf
         for request in queue:
-            deadline, rows = request.deadline, request.rows
-            if not take and ready + times.seconds(rows) * factor > deadline + _ROUNDING:
-                alone = times.seconds(rows) if self.split is None else self.split.quickest(rows, idle_cores)
-                if ready + alone * factor > deadline + _ROUNDING:
-                    drop += 1
-                    continue
+            deadline, rows, late = request.deadline, request.rows, 0.0
             if deadline < earliest:
-                earliest = deadline
-                limit = times.most_rows((deadline - ready) / careful, config.most_rows)
-            if take and total + rows > limit:
-                return BatchDecision(take, drop, None, total, True, times.seconds(total))
-            total += rows
-            take += 1
+                late = self._late(rows, deadline - ready, idle_cores)
+                if late <= 0.0:
+                    earliest = deadline
+                    limit = times.most_rows((deadline - ready) / careful, config.most_rows)
+            if late > config.grace and not take:
+                drop += 1
+                continue
+            if take and (late > config.grace or total + rows > limit):
+                return BatchDecision(take, drop, None, total, True, times.seconds(total), kept)
+            total, take, kept, hurried = total + rows, take + 1, earliest, hurried or late > 0.0
             first = min(first, request.arrived)
         if not take:
             return BatchDecision(0, drop)
-        if config.most_wait and total < limit:
+        if config.most_wait and total < limit and not hurried:
             latest = earliest - config.reserve_seconds - times.seconds(total) * careful
             until = min(first + config.most_wait, latest)
             if until > now:
                 return BatchDecision(0, drop, wait_until=until)
-        return BatchDecision(take, drop, None, total, total >= limit, times.seconds(total))
+        return BatchDecision(take, drop, None, total, total >= limit, times.seconds(total), kept)
+
+    def _late(self, rows: int, left: float, idle_cores: int) -> float:
+        """Seconds by which a request, computed alone, ends after its deadline; at most 0 if it keeps it."""
+        factor = self.correction.factor
+        late = self.times.seconds(rows) * factor - left - _ROUNDING
+        if late > 0.0 and self.split is not None:
+            late = self.split.quickest(rows, idle_cores) * factor - left - _ROUNDING
+        return late
 
     def finished(self, decision: BatchDecision, seconds: float) -> None:
         """Corrects predictions by the time of a batch."""

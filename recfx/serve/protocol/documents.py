@@ -56,6 +56,7 @@ def _model(engine: Engine) -> dict[str, Any]:
             "waiting": engine.waiting,
             "running": engine.running,
             "answered": statistics.answered,
+            "late": statistics.late,
             "rows": statistics.rows,
             "batches": statistics.batches,
             "rejected": {reason.value: count for reason, count in statistics.rejected.items() if count},

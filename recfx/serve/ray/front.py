@@ -8,10 +8,11 @@ from typing import Any
 import ray
 from ray import serve
 
+from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.plan import ServerPlan
 from recfx.serve.policies.scaling import ScalingConfig
 from recfx.serve.ray.application import deployment
-from recfx.serve.ray.remote import remote_models
+from recfx.serve.ray.remote import AT_A_TIME, remote_models
 from recfx.serve.server import Server
 
 #: The application of the command on a cluster.
@@ -48,7 +49,8 @@ def serve_on_ray(
     try:
         application = deployment(models, replicas=replicas, engine=plan.engine, routing=routing, updates=plan.updates)
         handle = serve.run(application, name=APPLICATION, route_prefix=None)
-        served = remote_models(handle, models, tenants=plan.tenants, updates=plan.updates)
+        limits = EngineSettings(workers=AT_A_TIME, grace=plan.engine.grace)  # replicas have the limits of the plan
+        served = remote_models(handle, models, limits, plan.tenants, plan.updates)
         Server(served, settings=plan.settings, http=plan.http, tracing=plan.made_tracing()).run(ready=ready)
     finally:
         serve.delete(APPLICATION)

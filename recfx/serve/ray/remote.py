@@ -19,7 +19,7 @@ from recfx.serve.ray.interface import RemoteInterface, local_model
 from recfx.serve.updates import UpdateSettings
 
 #: Requests that are on their way to replicas at a time, for each model.
-_AT_A_TIME = 64
+AT_A_TIME = 64
 
 _WARM_UP = 5
 
@@ -36,7 +36,8 @@ def remote_models(
     Args:
         handle: What `serve.run` or `serve.get_app_handle` returned.
         models: Those of `deployment`.
-        settings: Limits of this server: `most_queued` and `timeout` count; `workers` requests of each model are on their way at a time.
+        settings: Limits of this server: `most_queued`, `timeout` and `grace` count; `workers` requests of each model are on their way at
+            a time.
         tenants: Limits per tenant.
         updates: Who may send new rows of tables; None if nobody may. The deployment needs `updates`, too.
 
@@ -44,7 +45,7 @@ def remote_models(
         ArtifactError: A folder cannot be read.
         Rejected: No replica answers.
     """
-    limits = settings or EngineSettings(workers=_AT_A_TIME)
+    limits = settings or EngineSettings(workers=AT_A_TIME)
     made = RemoteModels(handle, limits, tenants, updates)
     for name, sources in sources_of(models):
         local, example = local_model(sources[0])

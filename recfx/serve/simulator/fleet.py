@@ -129,13 +129,12 @@ class Station:
         self.waiting_rows -= decision.rows
         cores, predicted = 1, decision.predicted or self.times.seconds(decision.rows)
         if self.split is not None and self.free > 1:
-            budget = min(request.deadline for request in requests) - now
             plan = self.split.plan(
                 decision.rows,
                 self.free,
                 self.busy.share(now),
                 waiting=len(self.queue),
-                budget=budget / self.correction.factor,
+                budget=(decision.deadline - now) / self.correction.factor,
             )
             cores, predicted = len(plan.parts), plan.seconds
         self.free -= cores

@@ -15,7 +15,7 @@ class Outcome(enum.IntEnum):
     ANSWERED = 0
     #: Admission control saw that the deadline cannot be met, or the queue was full.
     REJECTED = 1
-    #: It waited until its deadline could no longer be met.
+    #: It waited until it would have been answered later than the grace after its deadline.
     DROPPED = 2
     #: Its tenant's limit was reached.
     LIMITED = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -27,10 +28,10 @@ from recfx.serve.policies import BatchDecision, CandidateSplit, ServiceTimes, Sp
 LINEAR = ServiceTimes({1: 1e-3, 1024: 1.024})
 
 
-def call_of(requests, bounds, model=None):
+def call_of(requests, bounds, model=None, grace=math.inf):
     held = variant(model or compiled(), times=LINEAR)
     waiting = [Request(held.interface.leaves(each), len(each["dense"]), 0.0, 1e9, print) for each in requests]
-    return Call(Batch(waiting, held, BatchDecision(len(waiting))), bounds, 0.0)
+    return Call(Batch(waiting, held, BatchDecision(len(waiting))), bounds, 0.0, grace=grace)
 
 
 def run(call, order):
@@ -205,19 +206,32 @@ def test_no_part_begins_when_the_client_has_left():
     assert call.next_part(0.0) is None
     call.ended(first, call.run(first, "tiny"))
     assert call.complete
-    assert [outcome.reason for outcome in call.outcomes("tiny")] == [Reason.TOO_LATE]  # nobody reads it
+    assert [outcome.reason for outcome in call.outcomes("tiny")] == [Reason.GIVEN_UP]  # nobody reads it
 
 
-def test_no_part_begins_after_the_deadline():
+@pytest.mark.parametrize("grace", [0.0, 0.25])
+def test_no_part_begins_later_than_the_grace_after_the_deadline(grace):
+    call = call_of([tensors(90)], ((0, 30), (30, 60), (60, 90)), grace=grace)
+    call.batch.requests[0].deadline = 1.0
+    assert call.prepare("tiny")
+    first, second = call.next_part(0.5), call.next_part(1.0 + grace)
+    call.ended(first, call.run(first, "tiny"))
+    assert call.next_part(1.5) is None
+    call.ended(second, call.run(second, "tiny"))
+    (outcome,) = call.outcomes("tiny")
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason is Reason.GIVEN_UP
+
+
+def test_a_call_that_began_is_ended_after_the_deadline():
     call = call_of([tensors(60)], ((0, 30), (30, 60)))
     call.batch.requests[0].deadline = 1.0
     assert call.prepare("tiny")
-    first = call.next_part(0.5)
-    call.ended(first, call.run(first, "tiny"))
-    assert call.next_part(1.5) is None
+    for now in (0.5, 1e6):
+        part = call.next_part(now)
+        call.ended(part, call.run(part, "tiny"))
     (outcome,) = call.outcomes("tiny")
-    assert isinstance(outcome, Rejected)
-    assert outcome.reason is Reason.TOO_LATE
+    torch.testing.assert_close(outcome[0], expected(tensors(60)))
 
 
 def test_one_caller_reports():

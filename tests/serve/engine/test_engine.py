@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -11,8 +12,11 @@ from torch import nn
 
 import recfx
 from recfx.errors import InputError
+from recfx.serve.engine.batch import Batch
+from recfx.serve.engine.requests import Request
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.policies.batching import BatchDecision
 from recfx.serve.policies.tenants import TenantConfig, TenantLimit
 from recfx.serve.policies.times import ServiceTimes
 
@@ -140,18 +144,57 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once():
     assert "3.6e+03 s" in error.what
 
 
-def test_a_deadline_that_passes_in_the_queue_is_reported():
+def held_up(**limits):
+    """Statistics and outcomes of an engine whose one worker is held until the deadline of a request in the queue has passed."""
     slow = Slow(compiled())
-    with engine(variant(slow), settings=EngineSettings(workers=1, timeout=0.2)) as made:
+    with engine(variant(slow), settings=EngineSettings(workers=1, timeout=0.2, **limits)) as made:
         outcomes = Outcomes()
-        made.submit(tensors(1), outcomes.of("runs"), timeout=30.0)
+        made.submit(tensors(1), outcomes.of("runs"), timeout=3600.0)
         slow.entered.acquire()
-        made.submit(tensors(1), outcomes.of("late"))
+        made.submit(tensors(2), outcomes.of("waits"))
         time.sleep(0.3)
         slow.go.set()
         found = outcomes.wait(2)
-    assert found["late"].reason is Reason.TOO_LATE
     torch.testing.assert_close(found["runs"][0], expected(tensors(1)))
+    return made.statistics, found["waits"]
+
+
+@pytest.mark.parametrize("limits", [{}, {"grace": 3600.0}])
+def test_what_was_admitted_is_answered_late_if_its_deadline_passes_in_the_queue(limits):
+    statistics, outcome = held_up(**limits)
+    torch.testing.assert_close(outcome[0], expected(tensors(2)))
+    assert (statistics.answered, statistics.late) == (2, 1)
+    assert not any(statistics.rejected.values())
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.05])
+def test_a_request_that_would_be_later_than_the_grace_is_given_up(grace):
+    statistics, outcome = held_up(grace=grace)
+    assert outcome.reason is Reason.GIVEN_UP
+    assert statistics.rejected[Reason.GIVEN_UP] == 1
+    assert (statistics.answered, statistics.late, statistics.rejected[Reason.TOO_LATE]) == (1, 0, 0)
+
+
+def test_a_request_of_a_worker_that_died_is_answered_after_its_deadline():
+    slow = Slow(compiled())
+    slow.errors = [SystemExit()]
+    with engine(variant(slow), settings=EngineSettings(workers=1, timeout=0.2)) as made:
+        outcomes = Outcomes()
+        made.submit(tensors(1), outcomes.of("runs"))
+        slow.entered.acquire()
+        time.sleep(0.3)
+        slow.go.set()
+        torch.testing.assert_close(outcomes.wait(1)["runs"][0], expected(tensors(1)))
+        assert (made.statistics.late, made.statistics.retried) == (1, 1)
+
+
+def test_a_busy_worker_is_expected_to_take_as_long_as_calls_do():
+    """Where calls take longer than measured, so do those that run when a request arrives."""
+    with engine(variant(times=ServiceTimes({1: 1e-3})), settings=EngineSettings(workers=1)) as made:
+        scheduling = made._scheduling
+        scheduling._batching.correction.factor = 3.0
+        batch = Batch([Request([], 1, 0.0, math.inf, print)], made.variant, BatchDecision(1, rows=1, predicted=1e-3))
+        assert scheduling.call(batch, 1, 0, 0.0).seconds == pytest.approx(3e-3)
 
 
 def test_the_earliest_deadline_runs_first():

@@ -16,7 +16,7 @@ def test_the_defaults() -> None:
     held = EngineSettings()
     assert (held.workers, held.threads) == (processors(), 1)
     assert (held.most_queued, held.most_rows, held.batch_rows) == (1024, 65536, 1024)
-    assert (held.split, held.timeout) == (True, None)
+    assert (held.split, held.timeout, held.grace) == (True, None, math.inf)
     assert (held.here_seconds, held.most_wait, held.call_seconds) == (100e-6, 0.0, 30.0)
 
 
@@ -41,11 +41,19 @@ def test_numbers_are_integers_of_at_least_one(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "least", "below"),
-    [("here_seconds", 0.0, -1e-9), ("most_wait", 0, -1), ("timeout", 1e-6, 9e-7), ("call_seconds", 1e-3, 9e-4)],
+    [
+        ("here_seconds", 0.0, -1e-9),
+        ("most_wait", 0, -1),
+        ("timeout", 1e-6, 9e-7),
+        ("grace", 0, -1e-9),
+        ("call_seconds", 1e-3, 9e-4),
+    ],
 )
 def test_times_are_finite_and_not_too_short(name: str, least: float, below: float) -> None:
     assert getattr(EngineSettings(**{name: least}), name) == least  # type: ignore[arg-type]
-    wrong: list[Any] = [below, math.inf, math.nan, True, "1", *([] if name == "timeout" else [None])]
+    wrong: list[Any] = [below, -math.inf, math.nan, True, "1"]
+    wrong += [] if name == "timeout" else [None]
+    wrong += [] if name == "grace" else [math.inf]
     for value in wrong:
         with pytest.raises(InputError, match="expected seconds of at least") as caught:
             EngineSettings(**{name: value})

@@ -29,6 +29,13 @@ def test_quantiles_of_recent_answers():
     assert held.quantiles((0.5,), since=11.0) == [None]
 
 
+def test_late_answers_are_answers():
+    held = Statistics()
+    held.answer(1.0, 1.5, 2, "1", late=True)
+    held.answer(1.0, 1.5, 2, "1")
+    assert (held.answered, held.late) == (2, 1)
+
+
 def test_the_history_has_a_point_for_each_second_with_requests():
     held = Statistics()
     held.answer(1.0, 1.25, 3, "1")

@@ -24,8 +24,7 @@ class OneCall:
     def __init__(self, predicted: float) -> None:
         self.lock = threading.Lock()
         self.begun, self.released = threading.Event(), threading.Event()
-        decision = SimpleNamespace(predicted=predicted)
-        self._calls: list[Any] = [SimpleNamespace(batch=SimpleNamespace(decision=decision), stop=lambda: None)]
+        self._calls: list[Any] = [SimpleNamespace(seconds=predicted, stop=lambda: None)]
 
     def clock(self) -> float:
         return 100.0

@@ -300,11 +300,22 @@ def test_metrics_count_what_happened(serve):
             found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     tiny = ("model", "tiny")
     assert found["recfx_requests_answered_total", (tiny,)] == 5
+    assert found["recfx_requests_late_total", (tiny,)] == 0
     assert found["recfx_rows_total", (tiny,)] == 10
     assert found["recfx_requests_rejected_total", (tiny, ("reason", "invalid"))] == 1
     assert found["recfx_request_seconds_count", (tiny,)] == 5
     assert found["recfx_batch_rows_bucket", (("le", "2.0"), tiny)] == 5
     assert found["recfx_variant_active", (tiny, ("variant", "fp32"))] == 1
+
+
+def test_late_answers_are_counted(serve):
+    made = serve()
+    with made.models.get("tiny").lock:
+        made.models.get("tiny").statistics.answer(1.0, 2.0, 1, "1", late=True)
+    client = Client(made)
+    assert b'recfx_requests_late_total{model="tiny"} 1.0' in client.ask("/metrics")[2]
+    (model,) = json.loads(client.ask("/status")[2])["models"]
+    assert (model["answered"], model["late"]) == (1, 1)
 
 
 def test_the_live_page_and_its_numbers(serve):

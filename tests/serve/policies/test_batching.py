@@ -23,10 +23,14 @@ from recfx.serve.policies import (
 
 queues = st.lists(waiting, max_size=12)
 
+#: Seconds by which requests may be late: none, some, or any.
+graces = st.one_of(st.just(0.0), st.floats(0.0, 10.0), st.just(math.inf))
+
 
 def policies(made: ServiceTimes, wait: float = 0.0) -> list[Batching]:
     aimd = AimdBatching(AimdConfig(0.01, most_wait=wait, most_rows=512))
-    return [aimd, DeadlineBatching(made, DeadlineConfig(most_wait=wait, most_rows=512))]
+    configs = [DeadlineConfig(most_wait=wait, most_rows=512, grace=grace) for grace in (0.0, 1.0, math.inf)]
+    return [aimd, *(DeadlineBatching(made, config) for config in configs)]
 
 
 @given(times, queues, st.floats(0.0, 30.0), st.floats(0.0, 1.0))
@@ -43,44 +47,111 @@ def test_a_decision_lies_within_the_queue(made: ServiceTimes, queue: list[Waitin
 @given(times, queues, st.floats(0.0, 30.0), st.floats(0.0, 1.0))
 def test_no_request_starves(made: ServiceTimes, queue: list[Waiting], now: float, wait: float) -> None:
     for policy in policies(made, wait):
-        rounds = 0
-        while queue:
-            decision = policy.next_batch(queue, now)
+        rounds, left, later = 0, queue, now
+        while left:
+            decision = policy.next_batch(left, later)
             if decision.wait_until is not None:
-                assert now < decision.wait_until <= min(request.arrived for request in queue[decision.drop :]) + wait
-                now = decision.wait_until
-            queue = queue[decision.drop + decision.take :]
+                assert later < decision.wait_until <= min(request.arrived for request in left[decision.drop :]) + wait
+                later = decision.wait_until
+            left = left[decision.drop + decision.take :]
             rounds += 1
             assert rounds <= 40
-        assert policy.next_batch(queue, now) == BatchDecision(0)
+        assert policy.next_batch(left, later) == BatchDecision(0)
+
+
+def late(made: ServiceTimes, request: Waiting, now: float) -> float:
+    """Seconds by which a request that is computed alone ends after its deadline."""
+    return now + made.seconds(request.rows) - request.deadline
+
+
+@given(times, queues, st.floats(0.0, 30.0), graces)
+def test_a_dropped_request_would_have_been_later_than_the_grace(
+    made: ServiceTimes, queue: list[Waiting], now: float, grace: float
+) -> None:
+    policy = DeadlineBatching(made, DeadlineConfig(reserve_seconds=0.001, grace=grace))
+    decision = policy.next_batch(queue, now)
+    for request in queue[: decision.drop]:
+        assert late(made, request, now + 0.001) > grace
+    if decision.take:
+        assert late(made, queue[decision.drop], now + 0.001) <= grace + 1e-5
 
 
 @given(times, queues, st.floats(0.0, 30.0))
-def test_a_dropped_request_was_too_late_alone(made: ServiceTimes, queue: list[Waiting], now: float) -> None:
-    policy = DeadlineBatching(made, DeadlineConfig(reserve_seconds=0.001))
-    decision = policy.next_batch(queue, now)
-    for request in queue[: decision.drop]:
-        assert now + 0.001 + made.seconds(request.rows) > request.deadline
-    if decision.take:
-        first = queue[decision.drop]
-        assert now + 0.001 + made.seconds(first.rows) <= first.deadline + 1e-6
-
-
-@given(times, queues, st.floats(0.0, 30.0), st.floats(0.0, 0.5))
-def test_a_batch_keeps_its_earliest_deadline(
-    made: ServiceTimes, queue: list[Waiting], now: float, margin: float
+def test_what_was_admitted_is_answered_unless_a_grace_ends(
+    made: ServiceTimes, queue: list[Waiting], now: float
 ) -> None:
-    policy = DeadlineBatching(made, DeadlineConfig(margin=margin))
+    assert DeadlineBatching(made).next_batch(queue, now).drop == 0
+
+
+@given(times, queues, st.floats(0.0, 30.0), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
+def test_a_longer_grace_never_drops_more(
+    made: ServiceTimes, queue: list[Waiting], now: float, first: float, second: float
+) -> None:
+    dropped = [
+        DeadlineBatching(made, DeadlineConfig(grace=grace)).next_batch(queue, now).drop
+        for grace in sorted((first, second))
+    ]
+    assert dropped[0] >= dropped[1]
+
+
+@given(times, queues, st.floats(0.0, 30.0), st.floats(0.0, 0.5), graces)
+def test_a_batch_keeps_its_earliest_deadline(
+    made: ServiceTimes, queue: list[Waiting], now: float, margin: float, grace: float
+) -> None:
+    """A deadline that cannot be kept by its request alone does not count."""
+    policy = DeadlineBatching(made, DeadlineConfig(margin=margin, grace=grace))
     decision = policy.next_batch(queue, now)
     batch = queue[decision.drop : decision.drop + decision.take]
+    kept = min((request.deadline for request in batch if late(made, request, now) <= 0.0), default=math.inf)
+    assert decision.deadline <= kept
+    assert decision.deadline in {math.inf, *(request.deadline for request in batch)}
     if decision.take > 1:
-        end = now + made.seconds(decision.rows) * (1.0 + margin)
-        assert end <= min(request.deadline for request in batch) + 1e-9
+        assert now + made.seconds(decision.rows) * (1.0 + margin) <= decision.deadline + 1e-9
     if decision.take and decision.drop + decision.take < len(queue):
         after = queue[decision.drop + decision.take]
-        larger = made.seconds(decision.rows + after.rows) * (1.0 + margin)
-        earliest = min(request.deadline for request in [*batch, after])
-        assert now + larger > earliest - 1e-9 or decision.rows + after.rows > policy.config.most_rows
+        larger = now + made.seconds(decision.rows + after.rows) * (1.0 + margin)
+        earliest = min(decision.deadline, after.deadline)
+        assert larger > earliest - 1e-9 or decision.rows + after.rows > policy.config.most_rows
+
+
+#: Rows and deadlines of a queue at 0 s, of which 100 rows take 2 ms -> requests taken, with the deadline that they keep.
+LATE = {
+    "a late request shares its batch with others": ([(100, 0.001), (100, 1.0), (100, 1.0)], 3, 1.0),
+    "all are late": ([(100, 0.001), (100, 0.001)], 2, math.inf),
+    "a late request may be in the middle": ([(100, 0.0035), (900, 0.004), (10, 0.02)], 1, 0.0035),
+    "the others keep their deadlines": ([(100, 0.001), (100, 0.0025), (100, 0.0025)], 1, math.inf),
+    "one of the others fits beside it": ([(100, 0.001), (100, 0.0035), (100, 0.0035)], 2, 0.0035),
+    "a full batch ends": ([(100, 0.001), (900, 0.001), (100, 0.001)], 2, math.inf),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_late_request_is_answered_and_limits_nobody(name: str) -> None:
+    given, taken, deadline = LATE[name]
+    policy = DeadlineBatching(linear(), DeadlineConfig(most_rows=1024))
+    decision = policy.next_batch([Waiting(rows, deadline=end) for rows, end in given], 0.0)
+    assert (decision.drop, decision.take, decision.deadline) == (0, taken, deadline)
+
+
+@pytest.mark.parametrize(("grace", "dropped", "taken"), [(0.0, 2, 1), (0.0005, 2, 1), (0.0015, 1, 2), (math.inf, 0, 3)])
+def test_the_grace_says_how_late_an_answer_may_be(grace: float, dropped: int, taken: int) -> None:
+    policy = DeadlineBatching(linear(), DeadlineConfig(grace=grace))
+    queue = [Waiting(100, deadline=deadline) for deadline in (-0.5, 0.001, 1.0)]  # late by 502 ms and by 1 ms
+    decision = policy.next_batch(queue, 0.0)
+    assert (decision.drop, decision.take) == (dropped, taken)
+
+
+def test_a_request_beyond_the_grace_joins_no_batch() -> None:
+    policy = DeadlineBatching(linear(), DeadlineConfig(grace=0.0015))
+    queue = [Waiting(100, deadline=0.001), Waiting(900, deadline=0.002), Waiting(1)]  # late by 1 ms and by 8 ms
+    assert policy.next_batch(queue, 0.0)[:2] == (1, 0)
+    assert policy.next_batch(queue[1:], 0.0)[:2] == (1, 1)
+
+
+def test_a_late_request_does_not_wait_for_others() -> None:
+    policy = DeadlineBatching(linear(), DeadlineConfig(most_wait=1.0))
+    assert policy.next_batch([Waiting(10, deadline=1.0)], 0.0).wait_until is not None
+    assert policy.next_batch([Waiting(10, deadline=0.001), Waiting(10, deadline=1.0)], 0.0).take == 2
 
 
 def test_waiting_ends_when_the_deadline_needs_it() -> None:
@@ -174,6 +245,14 @@ def test_requests_without_a_deadline_fill_the_batch() -> None:
 @pytest.mark.parametrize(("idle", "dropped"), [(1, 1), (2, 0)])
 def test_a_request_that_idle_cores_can_answer_in_time_is_not_dropped(idle: int, dropped: int) -> None:
     made = linear(fixed=0.0, per_row=1e-5)
-    policy = DeadlineBatching(made, split=CandidateSplit(made, SplitConfig(2, part_seconds=0.0)))
+    split = CandidateSplit(made, SplitConfig(2, part_seconds=0.0))
+    policy = DeadlineBatching(made, DeadlineConfig(grace=0.0), split)
     decision = policy.next_batch([Waiting(1000, deadline=0.006)], 0.0, idle)
     assert (decision.drop, decision.take) == (dropped, 1 - dropped)
+
+
+@pytest.mark.parametrize(("idle", "kept"), [(1, math.inf), (2, 0.006)])
+def test_a_deadline_that_idle_cores_can_keep_is_not_lost(idle: int, kept: float) -> None:
+    made = linear(fixed=0.0, per_row=1e-5)
+    policy = DeadlineBatching(made, split=CandidateSplit(made, SplitConfig(2, part_seconds=0.0)))
+    assert policy.next_batch([Waiting(1000, deadline=0.006)], 0.0, idle).deadline == kept

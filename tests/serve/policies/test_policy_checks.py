@@ -52,6 +52,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a negative wait": (lambda: DeadlineConfig(most_wait=-1.0), "most_wait is -1.0"),
     "a margin that is not a number": (lambda: DeadlineConfig(margin=math.nan), "margin is nan"),
     "a batch of 0 rows": (lambda: DeadlineConfig(most_rows=0), "most_rows is 0"),
+    "a grace below 0": (lambda: DeadlineConfig(grace=-0.5), "grace is -0.5"),
+    "a grace that is not a number": (lambda: DeadlineConfig(grace=math.nan), "grace is nan"),
     "a split over 0 cores": (lambda: SplitConfig(0), "cores is 0"),
     "parts of 0 rows": (lambda: SplitConfig(2, least_rows=0), "least_rows is 0"),
     "a decay of 0": (lambda: PeakEwmaConfig(decay_seconds=0.0), "decay_seconds is 0.0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -262,7 +263,26 @@ def test_a_crowd_of_three_times_the_capacity_without_a_ladder() -> None:
     assert report.count(Outcome.REJECTED) > 0.4 * report.requests
     assert report.rejection(99.0) <= 0.005
     assert max(part.waiting for part in report.intervals) < 60.0
+    assert report.rejection(100.0) == 0.0  # nobody is admitted and then refused
     assert simulate(crowd(variants=alone, policies=Policies(admission=None, batching=None))).latency(99.0) > 1.0
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.005, math.inf])
+def test_what_is_admitted_and_late_is_answered_within_the_grace(grace: float) -> None:
+    """Times that vary more than the margin of admission allows for: some predictions are wrong."""
+    policies = Policies(batching=DeadlineConfig(grace=grace))
+    report = simulate(crowd(variants=SLOW_LADDER[:1], policies=policies, jitter=0.3))
+    dropped = report.count(Outcome.DROPPED)
+    assert (dropped == 0) == (grace == math.inf)
+    assert report.late > 0
+    assert report.count(Outcome.REJECTED) > 0.4 * report.requests
+    if grace == math.inf:
+        assert report.rejection(100.0) == 0.0
+        assert (
+            max(part.waiting for part in report.intervals) < 60.0
+        )  # the queue is as bounded as with deadlines that are kept
+    else:
+        assert report.rejection(100.0) > 0.05
 
 
 def test_the_variant_does_not_change_under_a_constant_load() -> None:
