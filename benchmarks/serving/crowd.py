@@ -27,6 +27,7 @@ from benchmarks.serving.servers import started
 from recfx.serve.load.figures import largest_rate
 from recfx.serve.load.inputs import Pool, http_request, pool_of_model
 from recfx.serve.load.run import Load, poisson_load, precise_load
+from recfx.serve.outcomes import Reason
 from recfx.serve.simulator.arrivals import FlashCrowd
 from recfx.serve.simulator.query_sizes import QuerySizes
 
@@ -48,11 +49,15 @@ class Look:
         seconds: Since the begin of the load.
         variant: The form of the model that answers.
         waiting: Requests in its queue.
+        late: Requests that it has answered after their time limit.
+        given_up: Requests that it has admitted and refused after all.
     """
 
     seconds: float
     variant: str
     waiting: int
+    late: int = 0
+    given_up: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Crowd:
         begin: When the crowd began, in seconds.
         end: When it ended.
         load: All requests.
-        looks: The states of the server.
+        looks: The states of the server, the first of them before all requests and the last one after them.
     """
 
     capacity: float
@@ -80,17 +85,24 @@ class Crowd:
         other = ~refused & ~self.load.answered
         answered = self.load.seconds[inside & self.load.answered]
         turned = (self.load.done - self.load.sent)[refused]
-        best = self.looks[0].variant if self.looks else ""
-        later = [look.seconds for look in self.looks if look.variant != best]
+        first, last = self.looks[0], self.looks[-1]
+        given_up, late = last.given_up - first.given_up, last.late - first.late
+        later = [look.seconds for look in self.looks if look.variant != first.variant]
         return [
             ["capacity, requests/s", f"{self.capacity:.0f}"],
             ["offered in the crowd, requests/s", f"{inside.sum() / (self.end - self.begin):.0f}"],
             ["answered in the crowd, requests/s", f"{len(answered) / (self.end - self.begin):.0f}"],
             [f"p99 of the answered, ms (limit {limit * 1e3:g})", _milliseconds(answered)],
-            ["refused", f"{refused.sum()}"],
-            ["p50 and p99 of refusals, ms", f"{_milliseconds(turned, 0.5)}, {_milliseconds(turned)}"],
+            ["p99.9 and slowest of them, ms", f"{_milliseconds(answered, 0.999)}, {_milliseconds(answered, 1.0)}"],
+            ["answered late, by the server's clock", f"{late}"],
+            ["refused on arrival", f"{refused.sum() - given_up}"],
+            ["admitted and then given up", f"{given_up}"],
+            [
+                "p50, p99 and slowest of refusals, ms",
+                ", ".join(_milliseconds(turned, share) for share in (0.5, 0.99, 1.0)),
+            ],
             ["neither answered nor refused", f"{other.sum()}"],
-            ["longest queue, requests", f"{max((look.waiting for look in self.looks), default=0)}"],
+            ["longest queue, requests", f"{max(look.waiting for look in self.looks)}"],
             [
                 "first form again after the crowd, s",
                 f"{max(max(later) - self.end, 0.0):.1f}" if later else "never left",
@@ -163,12 +175,16 @@ def _watched(port: int) -> Iterator[list[Look]]:
     begin = time.monotonic()
 
     def watch() -> None:
-        while not ended.is_set():
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=30) as answer:
-                (model,) = json.load(answer)["models"]
-            looks.append(Look(time.monotonic() - begin, model["variant"], model["waiting"]))
-            ended.wait(_LOOK)
+        while not ended.wait(_LOOK):
+            looks.append(look())
 
+    def look() -> Look:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=30) as answer:
+            (model,) = json.load(answer)["models"]
+        held = model["variant"], model["waiting"], model["late"], model["rejected"].get(Reason.GIVEN_UP.value, 0)
+        return Look(time.monotonic() - begin, *held)
+
+    looks.append(look())
     thread = threading.Thread(target=watch)
     thread.start()
     try:
@@ -176,6 +192,7 @@ def _watched(port: int) -> Iterator[list[Look]]:
     finally:
         ended.set()
         thread.join()
+        looks.append(look())
 
 
 def main(name: str, sizes: str, seconds: float, factor: float) -> int:

@@ -18,13 +18,15 @@ def load(due: list[float], seconds: list[float], status: list[int]) -> Load:
 
 def test_the_figures_of_a_crowd_count_its_own_requests() -> None:
     held = load([0, 2, 3, 4, 5, 9], [0.01, 0.02, 0.024, 0.001, 0.003, 0.5], [200, 200, 200, 504, 429, 200])
-    looks = [Look(0, "fp32", 0), Look(2.5, "int8", 7), Look(8, "int8", 1), Look(9, "fp32", 0)]
+    looks = [Look(0, "fp32", 0, 5, 1), Look(2.5, "int8", 7, 5, 1), Look(8, "int8", 1, 6, 1), Look(9, "fp32", 0, 8, 2)]
     found = dict(Crowd(10.0, 2.0, 6.0, held, looks).rows(0.025))
     assert found["offered in the crowd, requests/s"] == "1"
     assert found["answered in the crowd, requests/s"] == "0"  # 2 in 4 seconds, rounded to even
     assert found["p99 of the answered, ms (limit 25)"] == "24.00"
-    assert found["refused"] == "2"
-    assert found["p50 and p99 of refusals, ms"] == "3.00, 3.00"
+    assert found["p99.9 and slowest of them, ms"] == "24.00, 24.00"
+    assert found["answered late, by the server's clock"] == "3"
+    assert found["refused on arrival"] == found["admitted and then given up"] == "1"
+    assert found["p50, p99 and slowest of refusals, ms"] == "3.00, 3.00, 3.00"
     assert found["neither answered nor refused"] == "0"
     assert found["longest queue, requests"] == "7"
     assert found["first form again after the crowd, s"] == "2.0"
