@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from recfx.driver.report import ARITHMETIC_ROWS, Measured, Report
+from recfx.driver.report import ARITHMETIC_ROWS, Measured, Report, approximation
 from recfx.driver.torch_operators import TorchOperator
 from recfx.pipeline import PassRecord
 from recfx.pipeline.records import MissRecord
@@ -139,3 +142,27 @@ def test_the_plain_values_are_those_of_the_report(backends: int) -> None:
     values = report.to_json()
     assert values["backend"] == ("native",) * backends
     assert values["passes"][0]["seconds"] == 0.0123
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "expected"),
+    [
+        ([1.0, 5.0], [1.0, 5.0], (0.0, 0.0)),
+        ([1.0, 5.0], [1.5, 4.0], (1.0, 0.5)),
+        ([7.0, 7.0], [7.0, 7.0], (0.0, 0.0)),
+        ([7.0, 7.0], [7.0, 9.0], (2.0, 1.0)),
+        ([1.0, 9.0], [2.0, 9.0], (1.0, 0.25)),
+    ],
+    ids=["equal", "in standard deviations", "equal constants", "other constants", "a wide output"],
+)
+def test_the_difference_of_an_approximation(want: list[float], got: list[float], expected: tuple[float, float]) -> None:
+    """Integers and empty outputs are left out; the largest difference of all outputs counts."""
+
+    def runs(values: list[float]) -> Any:
+        outputs = [torch.tensor(values), torch.tensor([3, 4]), torch.zeros(0), torch.tensor([1.0, 5.0])]
+        return SimpleNamespace(run=lambda *inputs: outputs, example=())
+
+    captured: Any = runs(want)
+    placed: Any = SimpleNamespace(run=runs(got).run, program=captured)
+    captured.run = lambda inputs, held=captured.run: held(*inputs)
+    assert approximation(captured, placed) == expected

@@ -29,6 +29,7 @@ _KEYWORDS = frozenset(
         "timeout",
         "daemon",
         "device",
+        "highlight",
         "maxsize",
     )
 )
@@ -176,13 +177,20 @@ def _size(value: ast.expr) -> float:
 
 
 def _default_sizes(file: str, tree: ast.Module) -> Iterator[ast.AST]:
-    """Default sizes of the reference models: a layer of another width is as good a model."""
-    if file.startswith(_ZOO):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.arguments):
-                yield from (
-                    part for default in [*node.defaults, *node.kw_defaults] if default for part in ast.walk(default)
-                )
+    """Default sizes of the reference models, where a layer of another width is as good a model, and of the time to measure."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            for one, default in _with_defaults(node):
+                if file.startswith(_ZOO) or (file.startswith(_WEIGHED) and one.arg == "seconds"):
+                    yield from ast.walk(default)
+
+
+def _with_defaults(given: ast.arguments) -> list[tuple[ast.arg, ast.expr]]:
+    """The parameters with a default, each with its default."""
+    plain = [*given.posonlyargs, *given.args]
+    named = [*zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)]
+    keyed = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    return named + [(one, default) for one, default in keyed if default is not None]
 
 
 def _unread_defaults(file: str, tree: ast.Module) -> Iterator[ast.AST]:
@@ -190,12 +198,9 @@ def _unread_defaults(file: str, tree: ast.Module) -> Iterator[ast.AST]:
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef):
             continue
-        given = function.args
         read = {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
-        plain = [*given.posonlyargs, *given.args]
-        named = [*zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)]
-        named += zip(given.kwonlyargs, given.kw_defaults, strict=True)  # type: ignore[arg-type]
-        yield from (part for one, default in named if default and one.arg not in read for part in ast.walk(default))
+        named = _with_defaults(function.args)
+        yield from (part for one, default in named if one.arg not in read for part in ast.walk(default))
 
 
 def _both_orders(file: str, tree: ast.Module) -> Iterator[ast.AST]:
