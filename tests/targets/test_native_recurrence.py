@@ -75,8 +75,8 @@ def test_first_states_and_computed_lengths(cell: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["x", "lengths", "state", "memory"])
-def test_each_operand_may_be_the_first_input_of_a_plan(first: str) -> None:
-    """Slot 0 is an operand like others; a negative one is absent."""
+def test_each_operand_may_be_the_first_slot_of_a_plan(first: str) -> None:
+    """An operator before the layer reads the operand first, which gives it slot 0; a negative slot is an absent operand."""
     names = [first, *(name for name in ("x", "lengths", "state", "memory") if name != first)]
     params = params_of("lstm", 7)
     x, lengths = operands(5)
@@ -87,13 +87,14 @@ def test_each_operand_may_be_the_first_input_of_a_plan(first: str) -> None:
         "memory": x[:, 1, :1].expand(-1, 7) * 2,
     }
 
-    def network(a: Tensor, b: Tensor, c: Tensor, d: Tensor, *held: Tensor) -> Tensor:
+    def network(a: Tensor, b: Tensor, c: Tensor, d: Tensor, *held: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(names, (a, b, c, d), strict=True))
-        return recurrence(*(given[name] for name in values), list(held), "lstm", False).relu()
+        return a * 2, recurrence(*(given[name] for name in values), list(held), "lstm", False).relu()
 
     inputs = [values[name].contiguous() for name in names]
     for run in lower_everywhere(network, inputs, params):
-        torch.testing.assert_close(run(*inputs)[0], network(*inputs, *params), rtol=1e-5, atol=1e-5)
+        for found, wanted in zip(run(*inputs), network(*inputs, *params), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [0, -1, STEPS + 1, 1 << 40])
