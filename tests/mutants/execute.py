@@ -79,7 +79,7 @@ class Judge:
     def untimed(self, mutant: Mutant, files: Sequence[str]) -> Verdict | None:
         """The verdict of whole test files, which are imported but were not run; None if the mutant cannot be swapped
         in."""
-        return self._of_files(files, lambda: swap(mutant))
+        return self._of_files(files, lambda: swap(mutant), mutant.words(ROOT))
 
     def imported(self, mutant: Mutant, files: Sequence[str]) -> Verdict:
         """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
@@ -88,14 +88,15 @@ class Judge:
             sys.meta_path.insert(0, Finder({mutant.file: lambda: compiled(mutant.file, mutant.tree(ROOT))}, {}))
             return True
 
-        verdict = self._of_files(files, put_in)
+        verdict = self._of_files(files, put_in, mutant.words(ROOT))
         assert verdict is not None
         return verdict
 
-    def _of_files(self, files: Sequence[str], put_in: Callable[[], bool]) -> Verdict | None:
-        """The verdict of whole test files. Files that exceed the limits without a mutant do not judge it."""
+    def _of_files(self, files: Sequence[str], put_in: Callable[[], bool], words: frozenset[str]) -> Verdict | None:
+        """The verdict of whole test files, whose tests with one of the words in their names run first. Files that exceed
+        the limits without a mutant do not judge it."""
         while True:
-            verdict = self._run(files, None, put_in, _UNTIMED)
+            verdict = self._run(files, None, put_in, _UNTIMED, words)
             if verdict == Verdict(TIMEOUT):
                 without = self._run(files, None, lambda: True, _UNTIMED)
                 return Verdict(SURVIVED) if without == Verdict(TIMEOUT) else verdict
@@ -116,13 +117,18 @@ class Judge:
         return False
 
     def _run(
-        self, files: Sequence[str], chosen: list[str] | None, prepare: Callable[[], bool], seconds: int | None
+        self,
+        files: Sequence[str],
+        chosen: list[str] | None,
+        prepare: Callable[[], bool],
+        seconds: int | None,
+        words: frozenset[str] = frozenset(),
     ) -> Verdict | None:
         with tempfile.NamedTemporaryFile("r") as failure:
 
             def run() -> int:
                 return (
-                    run_until_failure(files, Path(failure.name), chosen, self._tests.failed)
+                    run_until_failure(files, Path(failure.name), chosen, self._tests.failed, words)
                     if prepare()
                     else _NOT_SWAPPED
                 )

@@ -75,6 +75,18 @@ class Mutant:
         node = next(n for i, n in enumerate(ast.walk(tree)) if i == self.node)
         return _innermost(tree, node, None)
 
+    def words(self, root: Path) -> frozenset[str]:
+        """The name of the function with the mistake, and the operators that its decorators name; empty for code that runs at import."""
+        line = self.function(root)
+        for node in ast.walk(ast.parse((root / self.file).read_text())):
+            if isinstance(node, ast.FunctionDef) and first_line(node) == line:
+                parts = [part for given in node.decorator_list for part in ast.walk(given)]
+                owners = [part.value for part in parts if isinstance(part, ast.Attribute)]
+                return frozenset(
+                    {node.name.strip("_"), *(one.attr for one in owners if isinstance(one, ast.Attribute))}
+                )
+        return frozenset()
+
 
 def mutants_of(root: Path, file: str) -> list[Mutant]:
     """All mutants of a file, in the order of its lines."""

@@ -66,11 +66,23 @@ class _Chosen:
         items[:] = sorted((i for i in items if i.nodeid in self._place), key=lambda i: self._place[i.nodeid])
 
 
-class _QuickFirst:
-    """A pytest plugin that runs Hypothesis tests last."""
+class NamedFirst:
+    """A pytest plugin that runs tests first whose names have one of some words, and Hypothesis tests last.
+
+    Args:
+        words: The words.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = tuple(words)
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items.sort(key=lambda item: bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False)))
+        items.sort(key=self._rank)
+
+    def _rank(self, item: Any) -> tuple[bool, bool]:
+        name = item.nodeid.partition("::")[2]
+        drawn = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
+        return not any(word in name for word in self._words), drawn
 
 
 class _FirstFailure:
@@ -95,7 +107,11 @@ def collect(files: Sequence[str]) -> None:
 
 
 def run_until_failure(
-    files: Sequence[str], failure: Path, chosen: Sequence[str] | None = None, skipped: Iterable[str] = ()
+    files: Sequence[str],
+    failure: Path,
+    chosen: Sequence[str] | None = None,
+    skipped: Iterable[str] = (),
+    words: Iterable[str] = (),
 ) -> int:
     """Runs test files up to the first failure; returns pytest's exit code.
 
@@ -104,8 +120,9 @@ def run_until_failure(
         failure: The file to write the failed test to.
         chosen: The tests to run, in this order; by default all, Hypothesis tests last.
         skipped: The tests not to run.
+        words: Of all tests, those with such a word in their names run first.
     """
-    plugins: list[Any] = [_FirstFailure(failure), _QuickFirst() if chosen is None else _Chosen(chosen)]
+    plugins: list[Any] = [_FirstFailure(failure), NamedFirst(words) if chosen is None else _Chosen(chosen)]
     return _run(files, ["-x", *(f"--deselect={test}" for test in skipped)], plugins)
 
 

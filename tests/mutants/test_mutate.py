@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.mutants.mutate import mutants_of
+from tests.mutants.observe import NamedFirst
 
 MUTANTS = {
     "x < 1": ["1 becomes 2", "Lt becomes LtE"],
@@ -70,3 +72,24 @@ def test_the_function_of_a_mutant(tmp_path: Path) -> None:
         ("3 becomes 4", None),
         ("4 becomes 5", 6),
     }
+
+
+def test_the_words_of_a_mutant(tmp_path: Path) -> None:
+    """Tests with such words in their names run first."""
+    source = "a = 1\n\n\n@rule(_aten.rms_norm.default, _aten.add.Tensor)\ndef _norms(x):\n    return x + 2\n"
+    (tmp_path / "file.py").write_text(source)
+    found = {m.what: m.words(tmp_path) for m in mutants_of(tmp_path, "file.py")}
+    assert found["1 becomes 2"] == frozenset()
+    assert found["2 becomes 3"] == {"norms", "rms_norm", "add"}
+
+
+def test_tests_with_a_word_in_their_names_run_first() -> None:
+    drawn = SimpleNamespace(is_hypothesis_test=True)
+    items = [
+        SimpleNamespace(nodeid="test_rms_norm.py::test_a", obj=drawn),
+        SimpleNamespace(nodeid="test_x.py::test_b"),
+        SimpleNamespace(nodeid="test_x.py::test_c[rms_norm.default]", obj=drawn),
+        SimpleNamespace(nodeid="test_x.py::test_d[rms_norm.default]"),
+    ]
+    NamedFirst(["rms_norm"]).pytest_collection_modifyitems(items)
+    assert [item.nodeid.partition("::")[2][:6] for item in items] == ["test_d", "test_c", "test_b", "test_a"]
