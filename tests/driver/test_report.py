@@ -150,7 +150,7 @@ def test_the_plain_values_are_those_of_the_report(backends: int) -> None:
         ([1.0, 5.0], [1.0, 5.0], (0.0, 0.0)),
         ([1.0, 5.0], [1.5, 4.0], (1.0, 0.5)),
         ([7.0, 7.0], [7.0, 7.0], (0.0, 0.0)),
-        ([7.0, 7.0], [7.0, 9.0], (2.0, 1.0)),
+        ([7.0, 7.0], [7.0, 7.5], (0.5, 1.0)),
         ([1.0, 9.0], [2.0, 9.0], (1.0, 0.25)),
     ],
     ids=["equal", "in standard deviations", "equal constants", "other constants", "a wide output"],
