@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import bag_models
 import pytest
 import torch
-from engine_kit import compiled, expected, tensors
+from engine_kit import compiled, expected, tensors, variant
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -194,3 +196,12 @@ def test_the_rows_of_bags_are_counted_by_their_offsets():
     for count in (1, 4, 7):
         leaves = bags.leaves({"ids": torch.arange(2 * count), "offsets": torch.arange(0, 2 * count + 1, 2)})
         assert bags.rows(leaves) == count
+    assert bags.rows([torch.zeros(0, dtype=torch.int64) for _ in leaves]) == 0
+
+
+def test_variants_of_equal_content_are_different_keys():
+    """Variants are compared by identity: their times and interfaces need neither equality nor a hash."""
+    first = variant()
+    second = dataclasses.replace(first)
+    assert first != second
+    assert len({first, second}) == 2
