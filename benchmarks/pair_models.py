@@ -117,12 +117,59 @@ class JoinedPairs(nn.Module):
         return torch.stack(found).sum(0)
 
 
+class PairAttention(nn.Module):
+    """An attentional factorisation machine as a loop: a score for each product of a pair, and the sum of the products by their scores.
+
+    Args:
+        fields: The number of fields.
+    """
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(ROWS, DIM) for _ in range(fields))
+        self.hidden, self.score, self.top = nn.Linear(DIM, 4), nn.Linear(4, 1, bias=False), nn.Linear(DIM, 1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Ids as float32 [B, fields] -> [B, 1]."""
+        ids = values.long()
+        rows = [table(ids[:, i]) for i, table in enumerate(self.tables)]
+        products = [left * right for left, right in itertools.combinations(rows, 2)]
+        scores = torch.cat([self.score(torch.relu(self.hidden(product))) for product in products], 1).softmax(1)
+        pooled = sum(scores[:, k : k + 1] * product for k, product in enumerate(products))
+        logits: Tensor = self.top(pooled)
+        return logits
+
+
+class PairTower(nn.Module):
+    """A network that runs one tower over the joined rows of each pair.
+
+    Args:
+        fields: The number of fields.
+    """
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(ROWS, DIM) for _ in range(fields))
+        self.tower = nn.Sequential(nn.Linear(2 * DIM, 8), nn.ReLU(), nn.Linear(8, 2))
+        self.top = _top(fields * (fields - 1))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Ids as float32 [B, fields] -> [B, 1]."""
+        ids = values.long()
+        rows = [table(ids[:, i]) for i, table in enumerate(self.tables)]
+        found = [self.tower(torch.cat(pair, -1)) for pair in itertools.combinations(rows, 2)]
+        logits: Tensor = self.top(torch.stack(found, 1).flatten(1))
+        return logits
+
+
 #: Name -> model of a number of fields.
 PAIR_MODELS: dict[str, Callable[[int], nn.Module]] = {
     "field-aware": FieldAware,
     "bilinear": Bilinear,
     "operation-aware": OperationAware,
     "joined-pairs": JoinedPairs,
+    "pair-attention": PairAttention,
+    "pair-tower": PairTower,
 }
 
 

@@ -16,6 +16,8 @@ from recfx.passes.cross.mappings import Mapping, beside, is_single, is_vector, m
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
+#: Longer sums are not searched at each of their additions: no layer has so many experts.
+_MOST_ADDITIONS = 64
 _MOST_INNER = 2  # most weights of inner layers joined along a diagonal, as a multiple of those of first and last layers
 
 
@@ -39,13 +41,14 @@ class Mixture:
 def match_mixture(ctx: PassContext, node: fx.Node) -> Mixture | Miss | None:
     """The mixture that ends in an addition; a Miss if only a detail prevents it, None if it is something else."""
     terms = [] if node.kwargs else _terms(node)
+    if not all(same_rows(term, node) for term in terms):
+        return None
     refused: Miss | None = None
     for i, term in enumerate(terms):
-        x, rest = plain(term), terms[:i] + terms[i + 1 :]
-        held = value(term)
-        if held is None or not is_vector(held) or not all(same_rows(t, term) for t in [*rest, node]):
-            continue
-        found = _sum_of(ctx, rest, x)
+        x, held = plain(term), value(term)
+        if held is None or not is_vector(held) or (len(x.users) == 1 and len(term.users) == 1):
+            continue  # the experts and the gates read x
+        found = _sum_of(ctx, terms[:i] + terms[i + 1 :], x)
         if isinstance(found, Mixture):
             return found
         refused = refused or found
@@ -53,15 +56,20 @@ def match_mixture(ctx: PassContext, node: fx.Node) -> Mixture | Miss | None:
 
 
 def _terms(node: fx.Node) -> list[fx.Node]:
-    """The terms of a tree of additions. A sum with other users is one term; so is x, which the experts read."""
+    """The terms of a tree of additions; none of a tree with too many. A sum with other users is one term; so is x, which the experts read."""
     terms: list[fx.Node] = []
-    for part in node.args[:2]:
+    waiting, additions = [(node.args[1], node), (node.args[0], node)], 1
+    while waiting:
+        part, user = waiting.pop()
         if not isinstance(part, fx.Node):
-            terms += [] if part == 0 else [node]  # sum() begins with 0; a sum with another number is not a mixture
+            terms += [] if part == 0 else [user]  # sum() begins with 0; a sum with another number is not a mixture
         elif part.target is _aten.add.Tensor and len(part.users) == 1 and not part.kwargs:
-            terms += _terms(part)
+            waiting += [(part.args[1], part), (part.args[0], part)]
+            additions += 1
         else:
             terms.append(part)
+        if additions > _MOST_ADDITIONS:
+            return []
     return terms
 
 
