@@ -14,6 +14,7 @@ from recfx.passes.fold.fold_constants import FoldConstants
 from recfx.passes.fold.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.hoist.hoist_requests import HoistRequests
 from recfx.passes.interaction.batch_pairs import BatchPairs
+from recfx.passes.interaction.batch_rounds import BatchRounds
 from recfx.passes.interaction.fold_cin import FoldCin
 from recfx.passes.interaction.fuse_cin import FuseCin
 from recfx.passes.interaction.fuse_dot_interaction import FuseDotInteraction
@@ -58,6 +59,7 @@ __all__ = [
     "PRECISIONS",
     "STAGES",
     "BatchPairs",
+    "BatchRounds",
     "BatchSelects",
     "BinarizeEmbeddings",
     "Canonicalize",

@@ -56,7 +56,7 @@ def match_mixture(ctx: PassContext, node: fx.Node) -> Mixture | Miss | None:
 
 
 def _terms(node: fx.Node) -> list[fx.Node]:
-    """The terms of a tree of additions; none of a tree with too many. A sum with other users is one term; so is x, which the experts read."""
+    """The terms of a tree of additions; none of a tree with too many. A sum with other users is one term; so is x."""
     terms: list[fx.Node] = []
     waiting, additions = [(node.args[1], node), (node.args[0], node)], 1
     while waiting:

@@ -31,9 +31,10 @@ from recfx.ir.access import items_of, tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.op_sets import JOINS
 from recfx.ir.program import Program
-from recfx.passes._match import only_user, same_shape, value
+from recfx.passes._match import only_user, same_shape
 from recfx.passes._properties import BATCHED, CANONICAL
-from recfx.passes.interaction.gather_rows import gather_sides
+from recfx.passes.interaction.addition_trees import adds_whole, is_root, terms_of
+from recfx.passes.interaction.gather_rows import gather_sides, in_order, shaped
 from recfx.passes.interaction.pair_einsums import is_part_of_pairs, match_einsum, write_out
 from recfx.passes.interaction.pair_groups import field_groups, matrices, matrix_groups, multiply_groups, weighted
 from recfx.passes.interaction.pair_linears import JoinedMatrices, with_shared_matrix
@@ -138,18 +139,10 @@ class _Batch:
         for run in found:
             products = [product for product in run if product is not None]
             piece: Any = self._products(ctx, products, node) if products else parts[number]
-            pieces.append(piece if len(found) == 1 else _shaped(ctx, piece, [row_length(piece)]))
+            pieces.append(piece if len(found) == 1 else shaped(ctx, piece, [row_length(piece)]))
             number += len(run)
         whole = pieces[0] if len(pieces) == 1 else ctx.call(_aten.cat.default, pieces, 1)
-        return self._in_order(ctx, whole, node)
-
-    def _in_order(self, ctx: PassContext, whole: fx.Node, join: fx.Node) -> fx.Node:
-        """The rows of joined values, one after another, in the shape of a join."""
-        held, order = tensor_of(join), rows_joined(join)
-        if order is None or order == list(range(held.ndim)):
-            return _shaped(ctx, whole, list(held.shape[1:]))
-        inner = _shaped(ctx, whole, [int(held.shape[order.index(d)]) for d in range(1, held.ndim)])
-        return ctx.call(_aten.permute.default, inner, order)
+        return in_order(ctx, whole, node)
 
     def join_of_maps(self, node: fx.Node, ctx: PassContext) -> Any:
         """cat or stack of linears over joined pairs, or of bilinear forms."""
@@ -158,7 +151,7 @@ class _Batch:
             return None
         if not all(self._joined.allows(group) for group in linears_of(maps)):
             return Miss("a weight of a pair is read elsewhere as well", node)
-        return self._in_order(ctx, compute_maps(ctx, maps, self._joined), node)
+        return in_order(ctx, compute_maps(ctx, maps, self._joined), node)
 
     def sum_of_products(self, node: fx.Node, ctx: PassContext) -> Any:
         """The sum of products, written as a chain or tree of additions."""
@@ -167,19 +160,18 @@ class _Batch:
             return None
         products, others = found
         whole, held = self._products(ctx, products, node, total=True), tensor_of(node)
-        total = _shaped(ctx, whole, list(held.shape[1:]))
+        total = shaped(ctx, whole, list(held.shape[1:]))
         for other in others:
             total = ctx.call(_aten.add.Tensor, total, other)
         return total if same_shape(tensor_of(total), held) else Miss("an addition changes the shape", node)
 
     def _terms(self, ctx: PassContext, node: fx.Node) -> tuple[list[Product], list[fx.Node]] | None:
         """(the products, the other terms) of a tree of additions that is not a part of a larger one; None without enough products."""
-        above = only_user(node)
-        if above is not None and _added(above) is not None and value(above) is not None and _alike(above, node):
+        if not is_root(node):
             return None
         products, others = [], []
-        for term, user in _leaves(node):
-            found = match_product(ctx, term, user) if _alike(term, node) else None
+        for term, user in terms_of(node):
+            found = match_product(ctx, term, user) if adds_whole(term, node) else None
             if isinstance(found, Product):
                 products.append(found)
             else:
@@ -198,14 +190,14 @@ class _Batch:
         if any(only_user(operand) is not node for operand in node.args[:2] if isinstance(operand, fx.Node)):
             return Miss("a list of fields is read elsewhere as well", node)
         sides = gather_sides(ctx, [left, right])
-        return _shaped(ctx, ctx.call(_aten.mul.Tensor, *sides), list(tensor_of(node).shape[1:]))
+        return shaped(ctx, ctx.call(_aten.mul.Tensor, *sides), list(tensor_of(node).shape[1:]))
 
     def list_of_fields(self, node: fx.Node, ctx: PassContext) -> Any:
         """A list of fields in which fields occur several times."""
         listed = self._listed(ctx, node)
         if listed is None or not _repeats(listed):
             return None
-        return _shaped(ctx, gather_sides(ctx, [listed])[0], list(tensor_of(node).shape[1:]))
+        return shaped(ctx, gather_sides(ctx, [listed])[0], list(tensor_of(node).shape[1:]))
 
     def _listed(self, ctx: PassContext, node: Any) -> list[RowPart] | None:
         """The fields that a cat or stack holds in order."""
@@ -234,40 +226,5 @@ class _Batch:
         return ctx.call(_aten.sum.dim_IntList, whole, [1]) if total else whole
 
 
-def _shaped(ctx: PassContext, node: fx.Node, sizes: Sequence[Any]) -> fx.Node:
-    """Rows in another shape, without a reshape of a reshape."""
-    source: Any = node.args[0]
-    if node.target is _aten.reshape.default and row_length(source) == row_length(node):
-        node = source
-    held = tensor_of(node)
-    return node if list(held.shape[1:]) == list(sizes) else ctx.call(_aten.reshape.default, node, [-1, *sizes])
-
-
 def _repeats(parts: Sequence[RowPart]) -> bool:
     return 4 * len(set(parts)) <= 3 * len(parts)
-
-
-def _added(node: Any) -> list[Any] | None:
-    """The operands of an addition."""
-    if not isinstance(node, fx.Node) or node.target is not _aten.add.Tensor or node.kwargs.get("alpha", 1) != 1:
-        return None
-    return list(node.args[:2])
-
-
-def _alike(term: Any, total: fx.Node) -> bool:
-    held, whole = value(term), value(total)
-    return held is not None and whole is not None and held.dtype is whole.dtype and same_shape(held, whole)
-
-
-def _leaves(node: fx.Node) -> list[tuple[Any, fx.Node]]:
-    """The terms of a tree of additions, each with the addition that reads it, without zeros."""
-    found: list[tuple[Any, fx.Node]] = []
-    waiting: list[tuple[Any, fx.Node]] = [(operand, node) for operand in (_added(node) or [])]
-    while waiting:
-        term, user = waiting.pop()
-        inner = _added(term) if _alike(term, node) and only_user(term) is user else None
-        if inner is not None:
-            waiting += [(operand, term) for operand in inner]
-        elif isinstance(term, fx.Node) or term != 0:
-            found.append((term, user))
-    return found[::-1]

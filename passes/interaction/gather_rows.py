@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
 from recfx.ir.access import tensor_of
-from recfx.passes.interaction.row_parts import RowPart, row_length
+from recfx.passes.interaction.row_parts import RowPart, row_length, rows_joined
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
@@ -85,3 +86,21 @@ def take_at(ctx: PassContext, view: fx.Node, positions: Sequence[int]) -> fx.Nod
     """A gather along the second dimension."""
     index = ctx.constant("pair_positions", torch.tensor(positions))
     return ctx.call(_aten.index_select.default, view, 1, index)
+
+
+def in_order(ctx: PassContext, whole: fx.Node, join: fx.Node) -> fx.Node:
+    """The rows of joined values, one after another, in the shape of a join that `rows_joined` describes."""
+    held, order = tensor_of(join), rows_joined(join)
+    if order is None or order == list(range(held.ndim)):
+        return shaped(ctx, whole, list(held.shape[1:]))
+    inner = shaped(ctx, whole, [int(held.shape[order.index(d)]) for d in range(1, held.ndim)])
+    return ctx.call(_aten.permute.default, inner, order)
+
+
+def shaped(ctx: PassContext, node: fx.Node, sizes: Sequence[Any]) -> fx.Node:
+    """Rows in another shape, without a reshape of a reshape."""
+    source: Any = node.args[0]
+    if node.target is _aten.reshape.default and row_length(source) == row_length(node):
+        node = source
+    held = tensor_of(node)
+    return node if list(held.shape[1:]) == list(sizes) else ctx.call(_aten.reshape.default, node, [-1, *sizes])
