@@ -12,6 +12,7 @@ from torch import fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from recfx.ir.bags import Bags
+from recfx.ir.graph_checks import quick_argument_checks
 from recfx.ir.printer import render
 from recfx.ir.program_module import ProgramModule
 from recfx.ir.run_graph import run_graph
@@ -178,12 +179,11 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    output = graph.graph_copy(module.graph, copies)
-    for old, new in copies.items():
-        new.meta = dict(old.meta)
-    graph.output(output)
-    old_output = next(iter(reversed(module.graph.nodes)))
-    next(iter(reversed(graph.nodes))).meta = dict(old_output.meta)
+    with quick_argument_checks():
+        for node in module.graph.nodes:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+            copies[node] = graph.create_node(node.op, node.target, args, kwargs, node.name, node.type)
+            copies[node].meta.update(node.meta)  # an assignment to `meta` would enter the node into the graph's tables again
     return _LazyGraphModule(module, graph)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+_EMPTY: dict[str, Any] = {}
+
 
 def get_state(module: torch.nn.Module, name: str) -> Any:
     """The attribute at a dotted path of a module.
@@ -15,15 +17,12 @@ def get_state(module: torch.nn.Module, name: str) -> Any:
     """
     value: Any = module
     for part in name.split("."):
-        value = _attribute(value, part)
+        held = value.__dict__ if isinstance(value, torch.nn.Module) else _EMPTY
+        for kind in ("_modules", "_parameters", "_buffers"):  # `getattr` finds these last, after an error
+            found = held.get(kind, _EMPTY).get(part)
+            if found is not None:
+                value = found
+                break
+        else:
+            value = getattr(value, part)
     return value
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    """An attribute, most often a submodule, parameter or buffer; `getattr` finds these last, after an error."""
-    held = owner.__dict__ if isinstance(owner, torch.nn.Module) else {}
-    for kind in ("_modules", "_parameters", "_buffers"):
-        found = held.get(kind, {}).get(name)
-        if found is not None:
-            return found
-    return getattr(owner, name)

@@ -112,7 +112,7 @@ class Pipeline:
         self.validate(program, resources)
         gate = gate or Gate()
         copies = WorkingCopies()
-        current = program.clone()
+        current = program.with_module(program.module)  # each pass edits a copy
         records = []
         for index, item in enumerate(self.passes):
             for instrument in instruments:
@@ -130,6 +130,8 @@ class Pipeline:
             records.append(record)
             for instrument in instruments:
                 instrument.after_pass(index, item, before, current, record)
+        if current.module is program.module:
+            current = current.clone()
         current.history = (*program.history, *gate.asked)
         return PipelineResult(current, tuple(records), tuple(gate.asked))
 

@@ -17,29 +17,36 @@ _clone = torch.ops.aten.clone.default
 
 def own_outputs(program: Program) -> Program:
     """The program with a copy in place of every output that shares memory with state, an input or another output."""
-    result = program.clone()
-    output = next(iter(reversed(result.graph.nodes)))
+    output = next(iter(reversed(program.graph.nodes)))
     returned: list[fx.Node] = list(output.args[0])
     memory = sorted(_memory_of(returned))
     views = [node for node in memory if node.op == "call_function" and _may_alias(node.target)]
-    values = {node: node.meta.get("val") for node in memory} | propagate(result.module, views, own_memory=True)
+    values = {node: node.meta.get("val") for node in memory} | propagate(program.module, views, own_memory=True)
     storages = {node: _storage(value) for node, value in values.items()}
-    foreign = {storages.get(node) for node in result.graph.nodes if node.op in ("placeholder", "get_attr")} - {None}
+    foreign = {storages.get(node) for node in program.graph.nodes if node.op in ("placeholder", "get_attr")} - {None}
     seen: set[fx.Node] = set()
-    changed = False
+    places: list[int] = []
+    for index, node in enumerate(returned):
+        if not isinstance(node, fx.Node) or not isinstance(values.get(node), torch.Tensor):
+            continue  # sizes have no memory
+        if node in seen or storages.get(node) in foreign:
+            places.append(index)
+        seen.add(node)
+    return _copied(program, places) if places else program
+
+
+def _copied(program: Program, places: list[int]) -> Program:
+    """The program with copies in place of the outputs at some places."""
+    result = program.clone()
+    output = next(iter(reversed(result.graph.nodes)))
+    returned: list[fx.Node] = list(output.args[0])
     with result.graph.inserting_before(output):
-        for index, node in enumerate(returned):
-            if not isinstance(node, fx.Node) or not isinstance(values.get(node), torch.Tensor):
-                continue  # sizes have no memory
-            if node in seen or storages.get(node) in foreign:
-                copy = result.graph.call_function(_clone, (node,))
-                copy.meta = {k: v for k, v in node.meta.items() if k not in ("val", "tensor_meta")}
-                refresh(result.module, [copy])
-                returned[index] = copy
-                changed = True
-            seen.add(node)
-    if not changed:
-        return program
+        for index in places:
+            node = returned[index]
+            copy = result.graph.call_function(_clone, (node,))
+            copy.meta = {k: v for k, v in node.meta.items() if k not in ("val", "tensor_meta")}
+            refresh(result.module, [copy])
+            returned[index] = copy
     output.args = (tuple(returned),)
     return result
 
