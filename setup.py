@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ COMMON = [
 MODULE = "module"  # the Python module, which alone needs the headers of Python
 # Without debug information, which Python's own flags ask for: it takes a quarter of the time and five sixths of the library.
 OPTIONS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Of GCC alone. Copies of loops for each outcome of a condition in them take a quarter of the time, and the kernels have a loop for each case
+# where it pays. GCC's own headers make vectors of undefined values, about which it would print 40,000 lines.
+GCC_OPTIONS = ["-fno-unswitch-loops", "-fno-split-loops", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # What a processor's family adds to the portable levels. Searches have levels of their own: on x86, counting bits in vectors came to
 # processors apart from bfloat16.
 X86_FLAGS = {
@@ -68,6 +72,12 @@ def files_of_kernels(folder: Path = SOURCES) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h", ".inl") and path.is_file())
 
 
+def is_gcc(compiler: list[str]) -> bool:
+    """Whether a compiler is GCC. Others that take its options, such as clang, refuse or ignore some of them."""
+    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
+    return "Free Software Foundation" in done.stdout
+
+
 class BuildKernels(build_ext):
     """Gives each level's source its own flags, and compiles the sources in parallel.
 
@@ -78,12 +88,13 @@ class BuildKernels(build_ext):
         compiler: Any = self.compiler
         compile_one = compiler._compile
         flags = flags_of_sources(platform.machine())
+        own = GCC_OPTIONS if is_gcc(compiler.compiler_so) else []
         jobs = int(os.environ.get("RECFX_BUILD_JOBS") or os.cpu_count() or 1)
 
         def with_level_flags(
             obj: str, src: str, ext_: str, cc_args: list[str], extra: list[str], pp: list[str]
         ) -> None:
-            compile_one(obj, src, ext_, cc_args, [*extra, *flags.get(Path(src).stem, [])], pp)
+            compile_one(obj, src, ext_, cc_args, [*extra, *own, *flags.get(Path(src).stem, [])], pp)
 
         def in_parallel(
             sources: list[str],

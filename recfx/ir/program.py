@@ -183,7 +183,9 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
         for node in module.graph.nodes:
             args, kwargs = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
             copies[node] = graph.create_node(node.op, node.target, args, kwargs, node.name, node.type)
-            copies[node].meta.update(node.meta)  # an assignment to `meta` would enter the node into the graph's tables again
+            copies[node].meta.update(
+                node.meta
+            )  # an assignment to `meta` would enter the node into the graph's tables again
     return _LazyGraphModule(module, graph)
 
 

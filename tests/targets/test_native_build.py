@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -97,6 +98,30 @@ def test_instruction_sets_are_included_only_where_they_exist(build: ModuleType) 
             ):
                 if header in line:
                     assert macro in lines[number - 1], f"{path.name}:{number + 1}"
+
+
+@pytest.mark.parametrize(
+    ("version", "gcc"),
+    [
+        ("g++ (Debian 12.2.0-14) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.", True),
+        ("Debian clang version 14.0.6\nTarget: x86_64-pc-linux-gnu", False),
+    ],
+    ids=["gcc", "clang"],
+)
+def test_options_of_gcc_are_for_gcc(build: ModuleType, tmp_path: Path, version: str, gcc: bool) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\n[ $1 = --version ] && echo '{version}'\n")
+    compiler.chmod(0o755)
+    assert build.is_gcc([str(compiler), "-pthread", "-fPIC"]) is gcc
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_sources_are_read_without_a_warning(build: ModuleType) -> None:
+    for name, flags in build.flags_of_sources(platform.machine()).items():
+        options = [*build.OPTIONS, *build.GCC_OPTIONS, *flags, "-Werror", "-fsyntax-only"]
+        done = subprocess.run(["g++", *options, str(SOURCES / f"{name}.cpp")], capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {done.stderr}"
 
 
 @pytest.mark.slow

@@ -179,7 +179,7 @@ inline vf mended(vf result, vf v) {
 constexpr int BOTH_ARE_NAN = 0x00330000, LOWER_IS_NAN = 0x00530100;
 #endif
 
-__attribute__((noinline)) vf sigmoid_of_low(vf v, vf elsewhere) { return v < -87.0f ? exponential(v) : elsewhere; }
+[[maybe_unused]] __attribute__((noinline)) vf sigmoid_of_low(vf v, vf elsewhere) { return v < -87.0f ? exponential(v) : elsewhere; }
 inline vf sigmoid(vf v) {
 #if RECFX_LANES == 16
     return times_logistic(splat(1.0f), max(splat(-150.0f), min(splat(30.0f), v)));
@@ -190,7 +190,7 @@ inline vf sigmoid(vf v) {
 }
 
 // Where e^v is denormal, v e^v may be normal: v is multiplied before the scaling. Minus infinity gives NaN.
-__attribute__((noinline)) vf silu_of_low(vf v, vf elsewhere) {
+[[maybe_unused]] __attribute__((noinline)) vf silu_of_low(vf v, vf elsewhere) {
     const vf end = splat(-150.0f), held = max(end, v);
     const vf low = v < end ? v * 0.0f : times_exponential_of_low(held, held);
     return v < -87.0f ? low : elsewhere;

@@ -39,7 +39,7 @@ inline vf tail_of(vf t, vf more) {
     return Low ? power.times_low(part) : power.times(part);
 }
 
-__attribute__((noinline)) vf gelu_of_low(vf v, vf elsewhere) {
+[[maybe_unused]] __attribute__((noinline)) vf gelu_of_low(vf v, vf elsewhere) {
     const vf end = splat(-15.0f);
     const vf low = v < end ? v * 0.0f : -tail_of<true>(-max(end, v), vf{});
     return v < -13.0f ? low : elsewhere;
@@ -69,7 +69,7 @@ inline Bent bend(vf t) {
     return {high, product_error(t, w, high) + t * w_low};
 }
 
-__attribute__((noinline)) vf gelu_tanh_of_low(vf v, vf elsewhere) {
+[[maybe_unused]] __attribute__((noinline)) vf gelu_tanh_of_low(vf v, vf elsewhere) {
     const vf end = splat(-12.0f), held = max(end, v);
     const Bent x = bend(held);
     const vf low = v < end ? v * 0.0f : times_exponential_of_low(held, x.high, x.low);

@@ -23,12 +23,13 @@ struct Recurrence {
     const Context& context;
     int64_t first, per_batch;  // the first batch row, and its number of sequences
     int64_t steps, hidden, vectors;
+    void (*new_states)(const GateSums&);  // of the cell: cells with as many gates differ in nothing else
     const float *weight, *candidate_bias, *input_bias;
     const uint32_t* input_weight;
 
-    Recurrence(const RecfxStep& step_, const Context& context_, const Range& range)
+    Recurrence(const RecfxStep& step_, const Context& context_, const Range& range, void (*new_states_)(const GateSums&))
         : step(step_), context(context_), first(range.begin), per_batch(step.out.size[0]), steps(step.ints[RecurrentInt::steps]),
-          hidden(step.ints[RecurrentInt::hidden]), vectors((hidden + W - 1) / W), weight(of<float>(RecurrentPointer::weight)),
+          hidden(step.ints[RecurrentInt::hidden]), vectors((hidden + W - 1) / W), new_states(new_states_), weight(of<float>(RecurrentPointer::weight)),
           candidate_bias(of<float>(RecurrentPointer::bias)), input_bias(of<float>(RecurrentPointer::input_bias)),
           input_weight(of<uint32_t>(RecurrentPointer::input_weight)) {}
 
@@ -79,9 +80,9 @@ inline void input_terms(const Recurrence& r, const float* given, int64_t length,
 
 // Vectors [first, first + V) of the new states of MR rows. The sums start from the input's term, but for a GRU's candidate. The first `depth` elements
 // of the states are multiplied: all, or none of states of zeros.
-template <int64_t Cell, int MR, int V>
+template <int G, int MR, int V>
 inline void state_tile(const Recurrence& r, const StateRow* rows, int64_t depth, int64_t first) {
-    constexpr int G = GATES<Cell>, S = G * V;
+    constexpr int S = G * V;
     vf acc[MR][S];
     const float* weights[S];
     const float* states[MR];
@@ -113,16 +114,16 @@ inline void state_tile(const Recurrence& r, const StateRow* rows, int64_t depth,
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
         for (int s = 0; s < S; ++s) sums[i][s] = acc[i][s];
-    apply_gates<Cell>({rows, sums[0], MR, first, V, r.hidden});
+    r.new_states({rows, sums[0], MR, first, V, r.hidden});
 }
 
 // One step of MR rows. V vectors at once give enough independent sums where there are few rows.
-template <int64_t Cell, int MR, int V>
+template <int G, int MR, int V>
 inline void state_step(const Recurrence& r, const StateRow* rows, int64_t depth) {
     int64_t v = 0;
-    for (; v + V <= r.vectors; v += V) state_tile<Cell, MR, V>(r, rows, depth, v);
+    for (; v + V <= r.vectors; v += V) state_tile<G, MR, V>(r, rows, depth, v);
     if constexpr (V > 1)
-        for (; v < r.vectors; ++v) state_tile<Cell, MR, 1>(r, rows, depth, v);
+        for (; v < r.vectors; ++v) state_tile<G, MR, 1>(r, rows, depth, v);
 }
 
 // Memory for a tile of sequences: the terms of TERM_STEPS steps and an LSTM's memory of each, a state of zeros, and a place for results that nobody reads.
@@ -156,19 +157,19 @@ inline bool begin_tile(const Recurrence& r, int64_t number, const TileMemory& me
 }
 
 // Zeros after the last step of a sequence, and the states at its end.
-template <int64_t Cell>
+template <int G>
 inline void end_sequence(const Recurrence& r, const Sequence& one, const StateRow& row) {
     const int64_t by = r.step.out.stride[1], ends = r.step.ints[RecurrentInt::ends];
     const size_t bytes = size_t(r.hidden) * 4;
     for (int64_t n = one.length; n < r.steps; ++n) __builtin_memset(one.out + n * by, 0, bytes);
     if (ends > 0) __builtin_memcpy(one.out + r.steps * by, row.state, bytes);
-    if (Cell == CELL_LSTM && ends > 1) __builtin_memcpy(one.out + (r.steps + 1) * by, row.memory, bytes);
+    if (G == GATES<CELL_LSTM> && ends > 1) __builtin_memcpy(one.out + (r.steps + 1) * by, row.memory, bytes);
 }
 
 // All steps of MR sequences from number `number` on. A sequence that has ended takes part until the longest one ends, but nobody reads its results.
-template <int64_t Cell, int MR, int V>
+template <int G, int MR, int V>
 __attribute__((noinline)) void all_steps(const Recurrence& r, int64_t number, const TileMemory& memory) {
-    const int64_t width = r.vectors * GATES<Cell> * W, share_by = r.step.views[RecurrentView::attention].stride[1], out_by = r.step.out.stride[1];
+    const int64_t width = r.vectors * G * W, share_by = r.step.views[RecurrentView::attention].stride[1], out_by = r.step.out.stride[1];
     const bool from_zero = r.step.views[RecurrentView::state].slot < 0;
     StateRow rows[MR] = {};
     Sequence sequences[MR];
@@ -182,7 +183,7 @@ __attribute__((noinline)) void all_steps(const Recurrence& r, int64_t number, co
         for (int i = 0; i < MR; ++i) {
             const int64_t last = sequences[i].length < end ? sequences[i].length : end;
             if (begin < last)
-                input_terms<GATES<Cell>>(r, sequences[i].given, sequences[i].length, begin, last - begin, memory.terms + i * width, MR * width);
+                input_terms<G>(r, sequences[i].given, sequences[i].length, begin, last - begin, memory.terms + i * width, MR * width);
         }
         for (int64_t n = begin; n < end; ++n) {
             for (int i = 0; i < MR; ++i) {
@@ -195,12 +196,12 @@ __attribute__((noinline)) void all_steps(const Recurrence& r, int64_t number, co
                 rows[i].term = memory.terms + ((n - begin) * MR + i) * width;
                 if (one.shares) rows[i].attention = one.shares[place * share_by];
             }
-            state_step<Cell, MR, V>(r, rows, n == 0 && from_zero ? 0 : r.hidden);
+            state_step<G, MR, V>(r, rows, n == 0 && from_zero ? 0 : r.hidden);
             for (int i = 0; i < MR; ++i)
                 if (n < sequences[i].length) rows[i].state = rows[i].out;
         }
     }
-    for (int i = 0; i < MR; ++i) end_sequence<Cell>(r, sequences[i], rows[i]);
+    for (int i = 0; i < MR; ++i) end_sequence<G>(r, sequences[i], rows[i]);
 }
 
 // A few sequences have several vectors of a tile at once, so that there are enough independent sums.
@@ -208,18 +209,18 @@ constexpr int vectors_of(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
 using AllSteps = void (*)(const Recurrence&, int64_t, const TileMemory&);
 
-template <int64_t Cell, int Most, int MR = 1>
+template <int G, int Most, int MR = 1>
 inline AllSteps all_steps_of(int64_t count) {
     if constexpr (MR > Most) return nullptr;
-    else return count == MR ? &all_steps<Cell, MR, vectors_of(MR)> : all_steps_of<Cell, Most, MR + 1>(count);
+    else return count == MR ? &all_steps<G, MR, vectors_of(MR)> : all_steps_of<G, Most, MR + 1>(count);
 }
 
 // Sequences [begin, end) in tiles of about equal size.
-template <int64_t Cell>
+template <int G>
 void all_sequences(const Recurrence& r, int64_t begin, int64_t end) {
-    constexpr int most = Cell == CELL_LSTM ? STATE_ROWS * 3 / 4 : STATE_ROWS;  // a fourth gate takes the registers of rows
+    constexpr int most = G == 4 ? STATE_ROWS * 3 / 4 : STATE_ROWS;  // a fourth gate takes the registers of rows
     const int64_t tiles = (end - begin + most - 1) / most;
-    const size_t state = size_t(r.vectors * W), terms = size_t(TERM_STEPS * most * GATES<Cell>) * state, bytes = (terms + (most + 2) * state) * 4;
+    const size_t state = size_t(r.vectors * W), terms = size_t(TERM_STEPS * most * G) * state, bytes = (terms + (most + 2) * state) * 4;
     auto* held = static_cast<float*>(r.context.scratch->at_least(bytes));
     if (!held) return r.context.errors->no_memory(r.context.step, int64_t(bytes));
     const TileMemory memory{held, held + terms, held + terms + most * state, held + terms + (most + 1) * state};
@@ -227,20 +228,25 @@ void all_sequences(const Recurrence& r, int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tiles; ++t) {
         int64_t first, last;
         split(end - begin, t, tiles, first, last);
-        all_steps_of<Cell, most>(last - first)(r, begin + first, memory);
+        all_steps_of<G, most>(last - first)(r, begin + first, memory);
     }
 }
 
-void recurrent_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const Recurrence r(step, context, range);
+template <int64_t Cell>
+void run_cell(const RecfxStep& step, const Context& context, const Range& range) {
+    const Recurrence r(step, context, range, &apply_gates<Cell>);
     int64_t begin, end;
     split((range.end - range.begin) * r.per_batch, range.part, range.parts, begin, end);
+    all_sequences<GATES<Cell>>(r, begin, end);
+}
+
+void recurrent_step(const RecfxStep& step, const Context& context, const Range& range) {
     switch (step.ints[RecurrentInt::cell]) {
-        case CELL_LSTM: return all_sequences<CELL_LSTM>(r, begin, end);
-        case CELL_TANH: return all_sequences<CELL_TANH>(r, begin, end);
-        case CELL_RELU: return all_sequences<CELL_RELU>(r, begin, end);
-        case CELL_ATTENTION: return all_sequences<CELL_ATTENTION>(r, begin, end);
-        default: return all_sequences<CELL_GRU>(r, begin, end);
+        case CELL_LSTM: return run_cell<CELL_LSTM>(step, context, range);
+        case CELL_TANH: return run_cell<CELL_TANH>(step, context, range);
+        case CELL_RELU: return run_cell<CELL_RELU>(step, context, range);
+        case CELL_ATTENTION: return run_cell<CELL_ATTENTION>(step, context, range);
+        default: return run_cell<CELL_GRU>(step, context, range);
     }
 }
 
