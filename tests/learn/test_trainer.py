@@ -34,7 +34,7 @@ def data() -> Interactions:
     return planted()
 
 
-@pytest.mark.parametrize(("kind", "share"), [("table", 0.93), ("graph", 0.88)])
+@pytest.mark.parametrize(("kind", "share"), [("table", 0.93), pytest.param("graph", 0.88, marks=pytest.mark.slow)])
 def test_trained_one_bit_beats_rounding_afterwards(kind: str, share: float) -> None:
     """The same encoder in full precision, its signs, its scaled signs, and an encoder trained with one bit."""
     data = Interactions.from_feedback(synthetic_feedback(600, 400, 6, per_user=80, zipf=0.4, scale=4))
