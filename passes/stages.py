@@ -109,9 +109,9 @@ STAGES = (
     ),
     Stage(
         "pairs",
-        "batch-pairs,batch-rounds",
+        "batch-pairs",
         "After the interactions, which have kernels of their own; before linears are joined, which would hide the products behind them; "
-        "and before the lookups, which write the gathered fields. Products of pairs come first, which may have a matrix for each pair.",
+        "and before the lookups, which write the gathered fields.",
     ),
     Stage(
         "batch",

@@ -23,7 +23,7 @@ P = len(PAIRS)
 
 
 def clean(example: Case) -> Program:
-    """The program of a case as the pass finds it in the default pipelines."""
+    """The program of a case as the pass finds it behind `batch-pairs`."""
     return Pipeline(CLEAN).run(program_of(example)).program
 
 
