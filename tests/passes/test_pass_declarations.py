@@ -12,16 +12,16 @@ from recfx.pipeline import PassSpec, registered
 #: A property or a field that is set -> the passes.
 DECLARED = {
     "avoids linears-fused": (
-        "batch-pairs factorize-linears fold-affine fold-batchnorm fold-cin fold-linear-into-table fuse-attention-gru fuse-cin "
+        "batch-pairs batch-rounds factorize-linears fold-affine fold-batchnorm fold-cin fold-linear-into-table fuse-attention-gru fuse-cin "
         "fuse-cross fuse-parallel-linears fuse-target-attention join-cross-experts narrow-last-position prune-channels "
         "remove-dead-channels tabulate-towers"
     ),
     "avoids linears-joined": (
-        "batch-pairs factorize-linears fuse-attention-gru fuse-target-attention join-cross-experts narrow-last-position "
+        "batch-pairs batch-rounds factorize-linears fuse-attention-gru fuse-target-attention join-cross-experts narrow-last-position "
         "prune-channels tabulate-towers"
     ),
     "avoids lookups-fused": (
-        "batch-pairs fold-affine fold-linear-into-table fuse-dot-interaction fuse-fm narrow-tables prune-channels "
+        "batch-pairs batch-rounds fold-affine fold-linear-into-table fuse-dot-interaction fuse-fm narrow-tables prune-channels "
         "remove-dead-channels remove-fields share-cold-rows tabulate-towers"
     ),
     "changes_state": "all but batch-selects canonicalize form-bags fuse-lookups merge-duplicates",
@@ -39,7 +39,7 @@ DECLARED = {
     ),
     "exactness exact": "batch-selects canonicalize fold-constants merge-duplicates merge-tables",
     "exactness reassoc": (
-        "batch-pairs fold-affine fold-batchnorm fold-cin fold-linear-into-table form-bags fuse-attention-gru fuse-cin "
+        "batch-pairs batch-rounds fold-affine fold-batchnorm fold-cin fold-linear-into-table form-bags fuse-attention-gru fuse-cin "
         "fuse-cross fuse-dot-interaction fuse-fm fuse-lookups fuse-mlp fuse-parallel-linears fuse-target-attention "
         "hoist-requests join-cross-experts narrow-last-position remove-dead-channels tabulate-towers"
     ),
@@ -75,6 +75,7 @@ DECLARED = {
 #: The defaults of the options of a pass.
 OPTIONS: dict[str, dict[str, object]] = {
     "batch-pairs": {"at_least": 6},
+    "batch-rounds": {"at_least": 6},
     "batch-selects": {"at_least": 3, "max_parts": 64},
     "binarize-embeddings": {"method": "sign-rows", "query_bits": 8, "min_rows": 1, "seed": 0},
     "factorize-linears": {
