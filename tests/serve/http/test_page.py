@@ -28,7 +28,7 @@ def test_the_page_draws_the_load_of_each_model(tmp_path):
         command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
         command += ["--virtual-time-budget=5000", "--dump-dom", server.address]
         page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.split("<main")[1])).split())
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.split("<main")[1].split("<script")[0])).split())
     assert "2 model(s)" in page
     assert "tiny, version 1" in text
     assert "other, version 1" in text
