@@ -39,9 +39,8 @@ COMMON = [
 MODULE = "module"  # the Python module, which alone needs the headers of Python
 # Without debug information, which Python's own flags ask for: it takes a quarter of the time and five sixths of the library.
 OPTIONS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
-# Of GCC alone. No kernel is faster for loops that are split where a condition changes. GCC's own headers make vectors of undefined values,
-# about which it would print 40,000 lines.
-GCC_OPTIONS = ["-fno-split-loops", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+# Of GCC alone, whose own headers make vectors of undefined values: it would print 40,000 lines about them.
+GCC_OPTIONS = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 # What a processor's family adds to the portable levels. Searches have levels of their own: on x86, counting bits in vectors came to
 # processors apart from bfloat16.
 X86_FLAGS = {

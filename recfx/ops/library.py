@@ -6,8 +6,6 @@ for backends that do not know the operator. Its gradient is that of its referenc
 
 from __future__ import annotations
 
-import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +24,6 @@ OF_REFERENCE, DECLARED = "reference", "declared"
 GRADIENTS: dict[Any, str] = {}
 
 _LIBRARY = torch.library.Library("recfx", "DEF")
-
-# torch asks `inspect` which module registers a fake kernel. `inspect` reads the answer from this table, or else resolves the files of all
-# loaded modules, which takes a tenth of a second.
-getattr(inspect, "modulesbyfile", {}).setdefault(os.path.abspath(__file__), __name__)
 
 
 def define(
