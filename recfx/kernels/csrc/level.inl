@@ -1,4 +1,5 @@
-// One instruction-set level: all kernels, compiled with the flags of that level. Every name is local to the source of the level.
+// One instruction-set level: all kernels, compiled with the flags of that level. Every name is local to the source of the level. A level that
+// adds instructions for products only is level_products.inl.
 #pragma once
 #include "kernels.h"
 
