@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: New objects between two runs over the youngest ones; Python's default is 700. A model of thousands of operators takes a million.
-_NEW_OBJECTS = 500_000
+_NEW_OBJECTS = 1_000_000
 
 _lock = threading.Lock()
 _depth = 0

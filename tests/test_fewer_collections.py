@@ -20,7 +20,7 @@ def _put_back() -> Iterator[None]:
         gc.freeze()
 
 
-@pytest.mark.parametrize(("before", "within"), [(700, 500_000), (800_000, 800_000), (0, 0)])
+@pytest.mark.parametrize(("before", "within"), [(700, 1_000_000), (1_800_000, 1_800_000), (0, 0)])
 def test_the_threshold_is_raised_and_put_back(before: int, within: int) -> None:
     gc.set_threshold(before, 10, 10)
     with pytest.raises(ValueError, match="a stage"), fewer_collections():  # noqa: PT012

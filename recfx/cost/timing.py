@@ -34,6 +34,8 @@ _FIRST_QUESTION, _NEXT_QUESTION = 0.1, 0.1
 #: A candidate is clearly faster if almost all its calls take less than this share of the time of almost all calls of another one; below
 #: the second share, more calls could not change the result, so the samples that a 99th percentile needs are not taken.
 _CLEAR, _VERY_CLEAR = 0.8, 0.5
+#: Rounds after which a comparison may end before its fewest rounds, and those below which only very clear results end it.
+_FIRST_ROUNDS, _FEW_ROUNDS = 3, 5
 _ONE = Ratio(1.0, 1.0, 1.0)
 
 #: (Name -> samples [rounds, samples in a round], the share of the time that has passed) -> whether more samples are of no use.
@@ -60,7 +62,7 @@ def compare(
     Args:
         candidates: Name -> callable without arguments.
         seconds: Time to measure all candidates together; `min_rounds` may take longer.
-        min_rounds: Rounds to run at least.
+        min_rounds: Rounds to run at least, unless `settled` is true earlier, after three rounds or more.
         max_rounds: Rounds to run at most.
         baseline: The candidate the ratios refer to; by default the first.
         single_calls: Time every call separately, which the 99th percentile needs. The clock then adds some per cent to short calls.
@@ -99,7 +101,8 @@ def compare(
 def is_clearly_faster(name: str, than: str) -> Settled:
     """A condition for `compare`: almost all calls of a candidate are faster than almost all of another, by a fifth.
 
-    It waits for the samples that a 99th percentile needs, if the whole time would give as many and the calls are not faster by half.
+    It waits for five rounds, and for the samples that a 99th percentile needs if the whole time would give as many, unless the calls are
+    faster by half.
 
     Args:
         name: The candidate.
@@ -109,7 +112,7 @@ def is_clearly_faster(name: str, than: str) -> Settled:
     def settled(samples: Mapping[str, Samples], share: float) -> bool:
         fast, slow = samples[name], samples[than]
         fewest = min(fast.size, slow.size)
-        waits = fewest < P99_SAMPLES <= fewest / share
+        waits = fewest < P99_SAMPLES <= fewest / share or len(fast) < _FEW_ROUNDS
         return bool(np.quantile(fast, 0.99) < (_VERY_CLEAR if waits else _CLEAR) * np.quantile(slow, 0.01))
 
     return settled
@@ -136,7 +139,7 @@ def _rounds(
                 taken[name].append(turns[name].take(clock))
             done += 1
             share = (clock() - start) / (seconds * 1e9) if seconds else 1.0
-            if settled is not None and share >= asked and done >= at_least:
+            if settled is not None and share >= asked and done >= min(at_least, _FIRST_ROUNDS):
                 if settled({name: np.asarray(values) for name, values in taken.items()}, share):
                     break
                 asked = share + _NEXT_QUESTION

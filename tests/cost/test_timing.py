@@ -284,7 +284,9 @@ def _stopped(slow: Iterator[int], fast: Iterator[int], seconds: float = 1.0, rou
         (10 * MS, 7 * MS, 6),  # the whole time would not give as many samples, so it ends at the first question
         (10 * MS, 9 * MS, 53),  # a tenth less: the whole time
         (10 * MS, 20 * MS, 34),  # slower: the whole time
-        (200 * MS, 50 * MS, 5),  # the fewest rounds in any case
+        (200 * MS, 50 * MS, 3),  # three rounds of calls that are faster by half
+        (200 * MS, 120 * MS, 5),  # five of calls that are faster by less
+        (200 * MS, 160 * MS, 5),  # the fewest rounds that were asked for
     ],
 )
 def test_measuring_ends_where_almost_all_calls_are_clearly_faster(slow: int, fast: int, rounds: int) -> None:
