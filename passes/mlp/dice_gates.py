@@ -90,16 +90,16 @@ def _layer_norm_gate(ctx: PassContext, norm: fx.Node, width: int) -> Gate | None
 def _row_gate(node: fx.Node, x: fx.Node, width: int) -> Gate | None:
     """The gate of (x - mean) / sqrt(a * v + c), also written as a product with the reciprocal root."""
     if node.target is _aten.div.Tensor and len(node.args) == 2 and not node.kwargs:
-        centred, root = node.args[0], _widened(node.args[1])
-        under = root.args[0] if _is_call(root, _aten.sqrt.default) else None
+        centred, root, function = *node.args, _aten.sqrt.default
     elif node.target is _aten.mul.Tensor:
         centred, root = node.args if _is_call(node.args[0], _aten.sub.Tensor) else node.args[::-1]
-        under = _widened(root).args[0] if _is_call(_widened(root), _aten.rsqrt.default) else None
+        function = _aten.rsqrt.default
     else:
         return None
-    if under is None or not _is_centred(centred, x):
+    under: Any = _widened(root)
+    if not _is_call(under, function) or not _is_centred(centred, x):
         return None
-    found = _spread(under, x, width)
+    found = _spread(under.args[0], x, width)
     if found is None or found[0] <= 0 or found[1] < 0 or not _is_one_column(root):
         return None
     scale, eps = 1 / math.sqrt(found[0]), found[1] / found[0]

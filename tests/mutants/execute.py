@@ -6,6 +6,7 @@ import dataclasses
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.mutants.reach import Finder, compiled
 from tests.mutants.swap import caches, swap
 
 SURVIVED, KILLED, TIMEOUT = "survived", "killed", "timeout"
-_NO_TESTS, _NOT_SWAPPED = 5, 77
+_NO_TESTS, _NOT_SWAPPED, _NOT_MADE = 5, 77, 78
 
 #: The limit of a mutant's processor time: a multiple of its tests' time, plus some seconds.
 _TIMES, _MORE = 5.0, 20.0
@@ -85,7 +86,8 @@ class Judge:
         """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
 
         def put_in() -> bool:
-            sys.meta_path.insert(0, Finder({mutant.file: lambda: compiled(mutant.file, mutant.tree(ROOT))}, {}))
+            code = compiled(mutant.file, mutant.tree(ROOT))
+            sys.meta_path.insert(0, Finder({mutant.file: lambda: code}, {}))
             return True
 
         verdict = self._of_files(files, put_in, mutant.words(ROOT))
@@ -127,14 +129,19 @@ class Judge:
         with tempfile.NamedTemporaryFile("r") as failure:
 
             def run() -> int:
-                return (
-                    run_until_failure(files, Path(failure.name), chosen, self._tests.failed, words)
-                    if prepare()
-                    else _NOT_SWAPPED
-                )
+                try:
+                    ready = prepare()
+                except (SyntaxError, TypeError, ValueError):  # of `compile`
+                    traceback.print_exc()
+                    return _NOT_MADE
+                if not ready:
+                    return _NOT_SWAPPED
+                return run_until_failure(files, Path(failure.name), chosen, self._tests.failed, words)
 
             code = wait(fork(run, seconds, self._limit))
             test = failure.read()
+        if code == _NOT_MADE:
+            raise RuntimeError("a mutant does not compile; with MUTANTS_LOG=FILE its error is in that file")
         if code == _NOT_SWAPPED:
             return None
         if code is None or code == -signal.SIGXCPU:

@@ -67,7 +67,7 @@ class Mutant:
         tree = ast.parse((root / self.file).read_text())
         node = next(n for i, n in enumerate(ast.walk(tree)) if i == self.node)
         list(_changes(node))[self.change][1](node)
-        return ast.fix_missing_locations(tree)
+        return ast.fix_missing_locations(_SingleConditions().visit(tree))
 
     def function(self, root: Path) -> int | None:
         """The first line of the innermost function with the mistake; None for a mistake in code that runs at import."""
@@ -86,6 +86,14 @@ class Mutant:
                     {node.name.strip("_"), *(one.attr for one in owners if isinstance(one, ast.Attribute))}
                 )
         return frozenset()
+
+
+class _SingleConditions(ast.NodeTransformer):
+    """Replaces `and` and `or` of one condition, which Python does not compile, by the condition."""
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        self.generic_visit(node)
+        return node if len(node.values) > 1 else node.values[0]
 
 
 def mutants_of(root: Path, file: str) -> list[Mutant]:

@@ -39,6 +39,16 @@ def test_the_mistakes_of_an_expression(text: str, tmp_path: Path) -> None:
     assert [mutant.what for mutant in mutants] == MUTANTS[text]
     sources = {ast.unparse(mutant.tree(tmp_path)) for mutant in mutants}
     assert len(sources - {ast.unparse(ast.parse(f"z = {text}"))}) == len(mutants)
+    for mutant in mutants:
+        compile(mutant.tree(tmp_path), "file.py", "exec")  # a mutant that Python refuses would count as noticed
+
+
+def test_conditions_that_are_left(tmp_path: Path) -> None:
+    (tmp_path / "file.py").write_text("z = a and (b or c) and d\n")
+    found = {ast.unparse(mutant.tree(tmp_path)) for mutant in mutants_of(tmp_path, "file.py")}
+    assert found == {
+        f"z = {kept}" for kept in ("(b or c) and d", "a and d", "a and (b or c)", "a and b and d", "a and c and d")
+    }
 
 
 def test_text_and_errors_are_not_mutated(tmp_path: Path) -> None:
