@@ -57,6 +57,12 @@ class Sketch:
         ]
         return PassContext(self._builder.build(*ends), _SPEC)
 
+    def values(self, ctx: PassContext) -> dict[fx.Node, Any]:
+        """Node -> its value for the example inputs. `ctx` is what `context` gave."""
+        run = fx.Interpreter(ctx.program.module, garbage_collect_values=False)
+        run.run(*ctx.program.example)
+        return run.env
+
     def _argument(self, given: Any) -> Any:
         if isinstance(given, list):
             return [self._argument(value) for value in given]
