@@ -56,6 +56,11 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "compute both sides and choose with torch.where, use torch.cond, or compute the size outside the model",
     ),
     (
+        r"FlexAttention|flex_attention",
+        "flex_attention cannot be traced on this device",
+        "use torch.nn.functional.scaled_dot_product_attention with a mask",
+    ),
+    (
         r"specialized|Constraints violated|marked batch as dynamic|not all values of batch|Not all values of",
         "forward fixes a dimension that must be free",
         "take the size from x.shape[0] or write -1, never a literal; or pass dynamic_shapes for inputs that do not vary",

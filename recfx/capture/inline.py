@@ -53,7 +53,7 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
     region = getattr(module, str(body.target))
     values = dict(zip(region.graph.find_nodes(op="placeholder"), operands, strict=True))
     with module.graph.inserting_before(node):
-        outputs = _copy_region(module, region, values, context)
+        outputs = copy_region(module, region, values, context)
     for user in list(node.users):
         user.replace_all_uses_with(outputs[user.args[1]])  # export reads the results of a region with getitem
         module.graph.erase_node(user)
@@ -63,9 +63,20 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
         delattr(module, str(body.target))
 
 
-def _copy_region(
-    module: fx.GraphModule, region: fx.GraphModule, values: dict[fx.Node, Any], context: _Autocast | None
+def copy_region(
+    module: fx.GraphModule, region: fx.GraphModule, values: dict[fx.Node, Any], context: _Autocast | None = None
 ) -> Any:
+    """Copies the nodes of a sub-graph to the graph of a module.
+
+    Args:
+        module: The module. The nodes go to the place at which its graph inserts.
+        region: The sub-graph.
+        values: Input of the sub-graph -> its value. The nodes of the sub-graph and their copies are added.
+        context: Autocast of the region, whose casts are written into the graph.
+
+    Returns:
+        The results of the sub-graph, as its output node holds them.
+    """
     for inner in region.graph.nodes:
         if inner.op == "placeholder":
             continue
@@ -82,7 +93,7 @@ def _copy_region(
             if context is not None and inner.op == "call_function":
                 context.write_casts(module.graph, copied)
         values[inner] = copied
-    raise CaptureError("a no_grad or autocast region has no output", hint="report this model as a bug of recfx")
+    raise CaptureError("a sub-graph has no output", hint="report this model as a bug of recfx")
 
 
 class _Autocast:

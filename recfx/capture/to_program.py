@@ -9,8 +9,10 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from recfx.capture.control_flow import inline_conditions
 from recfx.capture.export_ladder import quiet
 from recfx.capture.exported_signature import exported_signature
+from recfx.capture.function_transforms import without_transforms
 from recfx.capture.functionalize import functionalize
 from recfx.capture.inline import inline_regions
 from recfx.capture.inputs import Call
@@ -42,8 +44,9 @@ def to_program(
         bags: The bags among the leaves.
 
     Raises:
-        CaptureError: An operator of the model fixes a dimension that must be free.
+        CaptureError: An operator of the model fixes a dimension that must be free, or works on sub-graphs that cannot be inlined.
     """
+    exported = without_transforms(exported)
     rename_clashes(exported)
     with quiet(), late_code():
         module = exported.module(check_guards=False)
@@ -55,6 +58,7 @@ def to_program(
     module.graph.set_codegen(fx.graph.CodeGen())
     free = free_symbols(module)
     inline_regions(module)
+    inline_conditions(module)
     _plain_arguments(module)
     decompose(module)
     functionalize(module)
