@@ -17,9 +17,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_mutations_by_meaning_are_refused_or_loaded(models: list[Path], tmp_path: Path) -> None:
     problems: list[str] = []
-    counts = run(range(200), models, tmp_path, tell=problems.append)
+    counts = run(range(60), models, tmp_path, tell=problems.append)
     assert not problems
-    assert counts["refused"] > 100
+    assert counts["refused"] > 30
     assert counts["ran"] > 3  # mutations without an effect, such as of a note
 
 

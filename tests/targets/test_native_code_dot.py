@@ -145,6 +145,17 @@ def test_ids_outside_the_table_are_refused(bad: int) -> None:
             lowered(query, ids)
 
 
+def test_ids_that_the_plan_reads_before_the_query() -> None:
+    """They are in its first slot."""
+    rng = generator(0)
+    items, query = pack_codes(table(rng, 9, 12, 4)), torch.randn(2, 12, generator=rng)
+    ids = torch.tensor([[0, 1], [8, 4]])
+    for lowered in lower_everywhere(lambda i, q, t: (i * 2, code_dot(q, t, i, 4, 8)), (ids, query), [items]):
+        doubled, scores = lowered(ids, query)
+        assert torch.equal(doubled, ids * 2)
+        assert torch.equal(scores, reference(query, items, ids, 4, 8))
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_queries_too_small_for_a_scale_score_zero(bits: int) -> None:
     rng = generator(0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ids_kit import guarded
 from native_kit import LEVELS, needs_kernels
 from torch import Tensor
 
@@ -189,3 +190,15 @@ def test_samples_that_are_no_rows_are_refused(which: int, bad: int) -> None:
         graph.bpr(*samples)
     with pytest.raises(IndexError):
         ranking.reference(*samples)
+
+
+def test_no_id_is_read_behind_the_samples_and_no_neighbour_behind_the_graph() -> None:
+    """Memory that no one may read follows each of them."""
+    *tables, users, positives, negatives = draw_samples(5, 5, 7, 2, 8, 0)
+    want = graph.bpr(*tables, users, positives, negatives)
+    got = graph.bpr(*tables, guarded(users), guarded(positives), guarded(negatives))
+    assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))
+    offsets, neighbours, scale = draw_graph(9, 40, 0)
+    x = torch.randn(9, 8)
+    found = graph.propagate(x, guarded(offsets), guarded(neighbours), scale, [0.5, 0.5])
+    assert torch.equal(found, graph.propagate(x, offsets, neighbours, scale, [0.5, 0.5]))

@@ -6,6 +6,7 @@ registers, or any), by pooling (a bag, rows side by side, a single row copied), 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -48,6 +49,20 @@ def test_wrong_ids_are_an_error(form: str, kind: int, level: str) -> None:
     """In every form and format; with one width that this level keeps in registers, and one width that it does not."""
     check(form, kind, WIDTHS[FORMATS.index(kind) % 4], torch.int64, level)
     check(form, kind, 13, torch.int32, level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", FORMS)
+def test_no_id_is_read_outside_the_ids(form: str, level: str) -> None:
+    """Rows are asked for ahead: of later ids, of the next feature, and of the next batch row."""
+    for width, dtype in itertools.product((16, 13), (torch.int64, torch.int32)):
+        run = made(form, 32, width, dtype, level)
+        for batch in (1, 2, 7, 100):  # more rows than are asked for ahead
+            dense, ids, factors, offsets = inputs(form, dtype, batch)
+            (want,) = run(dense, ids, factors, offsets)
+            for at_end in (True, False):
+                held = [guarded(x, at_end=at_end) for x in (ids, factors, offsets)]
+                assert torch.equal(run(dense, *held)[0], want)
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from native_kit import LEVELS, needs_kernels, partition, program_of
 
-from recfx.kernels.abi import STRUCTS, CBpr, CSlot, CStep
+from recfx.kernels.abi import STRUCTS, CBpr, CError, CSlot, CStep
+from recfx.kernels.codes import Place
 from recfx.kernels.library import library
+from recfx.kernels.row_writes import CRowUpdate
 from recfx.kernels.search_structs import Queries, Rescore, Search
 
 pytestmark = needs_kernels
@@ -32,6 +35,32 @@ def test_every_function_refuses_a_level_that_this_processor_has_not() -> None:
     assert call("recfx_plan_new", UNKNOWN, (CSlot * 0)(), 0, (CStep * 0)(), 0, 1) is None
     for struct, name in ((Search, "recfx_search"), (Rescore, "recfx_rescore")):
         assert call(name, UNKNOWN, ctypes.byref(struct(struct_bytes=ctypes.sizeof(struct))), 1) == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_samples_and_no_rows_are_no_error(level: str) -> None:
+    assert call("recfx_bpr", level.encode(), ctypes.addressof(CBpr(negative_count=1)), 1) == 0
+    offsets, weights = torch.zeros(1, dtype=torch.int64), (ctypes.c_float * 1)(1.0)
+    operands = (None, None, None, offsets.data_ptr(), None, 0, None, 0, 4, ctypes.addressof(weights), 0, 0, 1)
+    assert call("recfx_propagate", level.encode(), *operands) == 0
+
+
+@pytest.mark.parametrize("kinds", list(itertools.product([Place.INPUT, Place.OUTPUT], repeat=2)))
+@pytest.mark.parametrize("arguments", [(0, 1), (1, 0)])
+def test_every_argument_of_a_plan_has_memory(kinds: tuple[Place, Place], arguments: tuple[int, int]) -> None:
+    slots = (CSlot * 2)(*(CSlot(kind=kind) for kind in kinds))
+    for slot, argument in zip(slots, arguments, strict=True):
+        slot.argument = argument
+    plan = call("recfx_plan_new", LEVELS[0].encode(), slots, 2, (CStep * 0)(), 0, 1)
+    error = CError()
+    try:
+        assert library().run(plan, 1, 1, 8, 8) == 0
+        for missing in range(2):
+            assert library().run(plan, 1, 1, *(0 if i == missing else 8 for i in range(2))) == 4
+            call("recfx_last_error", ctypes.byref(error))
+            assert (error.code, error.argument) == (4, missing)
+    finally:
+        call("recfx_plan_free", plan)
 
 
 def test_packing_for_an_unknown_level_writes_nothing() -> None:
@@ -60,6 +89,10 @@ def test_structs_of_another_size_are_refused(other: int) -> None:
     queries = Queries(struct_bytes=ctypes.sizeof(Queries) + other)
     assert call("recfx_round_queries", ctypes.byref(queries)) == -2
     assert call("recfx_round_queries", ctypes.byref(Queries(struct_bytes=ctypes.sizeof(Queries)))) == -1
+    update = CRowUpdate(struct_bytes=ctypes.sizeof(CRowUpdate) + other)
+    assert call("recfx_update_rows", ctypes.byref(update), 1, None, 0, None) == 0
+    update.struct_bytes = ctypes.sizeof(CRowUpdate)
+    assert call("recfx_update_rows", ctypes.byref(update), 1, None, 0, None) == -1
 
 
 def test_sizes_of_structs_are_told_for_those_there_are() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -10,10 +11,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from native_kit import drawn, generator, lower_everywhere, near, needs_kernels, relaxed, seeds
+from native_kit import (
+    LEVELS,
+    drawn,
+    generator,
+    lower,
+    lower_everywhere,
+    near,
+    needs_kernels,
+    program_of,
+    relaxed,
+    seeds,
+)
 
 import recfx
 from recfx.formats import row_bytes
+from recfx.ir import Program
 from recfx.ops import lookup
 
 pytestmark = needs_kernels
@@ -121,3 +134,57 @@ def test_wrong_offsets_are_an_error(bad: list[int]) -> None:
     for run in runs:
         with pytest.raises(recfx.InputError, match="offsets"):
             run(torch.randn(3, 1), torch.tensor([1, 2, 3, 4]), torch.tensor(bad), torch.rand(4))
+
+
+@pytest.mark.parametrize("padding", [-1, 0])
+@pytest.mark.parametrize("length", [1, 3])
+def test_weights_that_the_plan_reads_before_the_ids(length: int, padding: int) -> None:
+    """They are in its first slot, and the padding is the first row."""
+    rng = generator(0)
+    rows, ids = torch.randn(5, 16, generator=rng), torch.arange(18).reshape(6, 3) % 5
+    factors = torch.rand(6, 3, generator=rng)
+    numbers = lookup.encode([lookup.Feature(0, 0, 16, 0, length=length, padding=padding, weights=0)])
+
+    def function(factors: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        doubled = factors * 2
+        return lookup.grouped_lookup([rows], [ids], [], [factors], [doubled], numbers, [0, 16], 19)
+
+    near(function, [factors, ids], [rows], 1e-6, 1e-6)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@cache
+def lookup_and_product(late: bool) -> Program:
+    """A lookup of one feature before a product, or after it. The product is so large that a team is worth it."""
+    rng, numbers = generator(1), lookup.encode([lookup.Feature(0, 0, 16, 0)])
+    held, weight = torch.randn(5, 16, generator=rng), torch.randn(800, 800, generator=rng) / 30
+
+    def look(ids: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+        return lookup.grouped_lookup([held], [ids], [], [], [], numbers, [], 16)
+
+    def function(x: torch.Tensor, ids: torch.Tensor, held: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        early = None if late else look(ids, held)
+        product = x @ weight
+        return torch.cat([product, look(ids, held) if early is None else early], 1)
+
+    return program_of(function, [torch.ones(4, 800), torch.zeros(4, 1, dtype=torch.int64)], [held, weight])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("late", [False, True], ids=["before a product", "after a product"])
+def test_shares_without_rows_or_features(late: bool, level: str, threads: Callable[[int], None]) -> None:
+    """A team has more threads than the lookup has rows and features."""
+    program = lookup_and_product(late)
+    run, x, ids = lower(program, level), torch.randn(4, 800, generator=generator(2)), torch.tensor([[0], [4], [2], [4]])
+    (expected,) = program.run([x, ids])
+    for team, rows, _ in itertools.product(
+        (1, 2, 3, 5), (1, 2, 3, 4), range(8)
+    ):  # a busy machine leaves some calls alone
+        threads(team)
+        torch.testing.assert_close(run(x[:rows], ids[:rows])[0], expected[:rows], rtol=1e-4, atol=1e-4)

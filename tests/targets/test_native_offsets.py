@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from ids_kit import LONGEST, guarded, inputs, made, program
-from native_kit import LEVELS, needs_kernels
+from ids_kit import LONGEST, ROWS, guarded, inputs, made, program, rows_in
+from native_kit import LEVELS, lower, needs_kernels
 
 from recfx.errors import InputError
+from recfx.ops import lookup
+from recfx.testing.builder import GraphBuilder
 
 pytestmark = needs_kernels
 
@@ -113,3 +116,47 @@ def test_an_offset_below_zero_is_an_error_in_every_share_of_the_rows(bad: int, l
         with pytest.raises(InputError, match=rf"offsets of row {row - 1}|offsets of row {row}") as found:
             run(dense, held, factors, wrong)
         assert f"point to {bad}, outside the {rows * LONGEST} ids" in str(found.value)
+
+
+#: Fields of a feature whose bags end in front of the last ids, and whether torch's operator counts those ids as well.
+IDS_BEHIND: dict[str, tuple[dict[str, int], bool]] = {
+    "a sum": ({}, False),
+    "a weighted sum": ({"weights": 0}, False),
+    "a sum without padding rows": ({"padding": 2}, True),
+    "a sum, the padding is the first row": ({"padding": 0}, True),
+    "a weighted sum without padding rows": ({"padding": 0, "weights": 0}, True),
+    "a mean": ({"pooling": lookup.MEAN}, True),
+    "a mean without padding rows": ({"pooling": lookup.MEAN, "padding": 0}, True),
+    "a weighted mean": ({"pooling": lookup.MEAN, "weights": 0}, False),
+    "a weighted mean without padding rows": ({"pooling": lookup.MEAN, "padding": 0, "weights": 0}, False),
+    "a mean whose last bag goes up to the end": ({"pooling": lookup.MEAN, "last": 0}, False),
+    "the first of two segments": ({"pooling": lookup.MEAN, "segments": 2}, False),
+    "the second of two segments": ({"pooling": lookup.MEAN, "segments": 2, "segment": 1}, False),
+}
+
+
+@pytest.mark.parametrize("width", [16, 13])
+@pytest.mark.parametrize("name", IDS_BEHIND)
+def test_ids_behind_the_last_bag_are_an_error_where_torch_counts_them(name: str, width: int) -> None:
+    fields, counted = IDS_BEHIND[name]
+    feature = lookup.Feature(0, 0, width, 0, **({"length": lookup.JAGGED, "offsets": 0, "last": 1} | fields))  # type: ignore[arg-type]
+    segments, last_offset = feature.segments, int(feature.last)
+    shapes: dict[str, Any] = {"dense": ("batch", 1), "ids": (("count",), torch.int64), "factors": ("count",)}
+    b = GraphBuilder(shapes | {"offsets": ((f"{segments}*batch + {last_offset}",), torch.int64)})
+    dense, ids, factors, offsets = b.inputs.values()
+    table, numbers = b.state("table", rows_in(32, width)), lookup.encode([feature])
+    built = b.build(
+        b.call(lookup.grouped_lookup, [table], [ids], [offsets], [factors], [dense], numbers, [0, width], width + 1)
+    )
+    given = [torch.ones(4, 1), torch.arange(12) % ROWS, torch.ones(12)]
+    for level in LEVELS:
+        run = lower(built, level)
+        for last in (12, 11, 0):
+            starts = torch.arange(4 * segments + 1).clamp(max=last)
+            starts[-1] = last
+            starts = starts[: 4 * segments + last_offset]
+            if counted and last < 12:
+                with pytest.raises(InputError, match=rf"the offsets end at {last}, before the end of the 12 ids"):
+                    run(*given, guarded(starts))
+            else:
+                torch.testing.assert_close(run(*given, guarded(starts)), built.run([*given, starts]))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import resource
+import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 from native_kit import needs_kernels
 
 from recfx.formats.row_journal import Record, RowJournal, payload_parts
-from recfx.kernels.row_records import Outcome, RowRecord, checksum
+from recfx.kernels.row_records import Outcome, RowRecord, _CRowRecord, checksum
 from recfx.kernels.row_writes import RowUpdate, RowWrites
 
 pytestmark = needs_kernels
@@ -120,6 +124,75 @@ def test_a_journal_that_is_not_at_its_path_is_left_alone(tmp_path: Path, replace
     assert journal.size == journal.position
 
 
+#: Folders of the system that are the roots of file systems, which often have the same number.
+_ROOTS = [path for path in ("/proc", "/sys", "/dev", "/dev/shm", "/dev/pts", "/run") if Path(path).is_dir()]
+_TWINS = [
+    pair
+    for pair in itertools.permutations(_ROOTS, 2)
+    if Path(pair[0]).stat().st_ino == Path(pair[1]).stat().st_ino and not Path(pair[0]).samefile(pair[1])
+]
+
+
+@pytest.mark.skipif(not _TWINS, reason="no two file systems here have files of the same number")
+def test_a_path_that_leads_to_a_file_of_the_same_number_on_another_file_system_is_left_alone() -> None:
+    for opened, path in _TWINS[:2]:
+        file = os.open(opened, os.O_RDONLY)
+        try:
+            _, writes = tables()
+            place = (file, os.fsencode(path), os.fstat(file).st_size)
+            made = RowRecord(*place, *payload_parts(Record(UPDATES)), locked=True, to_disk=False)
+            assert writes.write(record=made) == -1
+            assert made.outcome is Outcome.NOT_READY
+        finally:
+            os.close(file)
+
+
+#: Fields of the struct that a library of other sources, or a record without a head, would have.
+WRONG_RECORDS = [("struct_bytes", ctypes.sizeof(_CRowRecord) - 8), ("struct_bytes", ctypes.sizeof(_CRowRecord) + 8)]
+WRONG_RECORDS += [("part_count", count) for count in (0, -1, -(2**63))]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG_RECORDS)
+def test_structs_that_are_no_record_are_left_alone(field: str, value: int, tmp_path: Path) -> None:
+    journal = RowJournal(tmp_path / "rows", "base")
+    table, writes = tables()
+    made = recorded(journal, Record(UPDATES))
+    setattr(made._struct, field, value)
+    assert writes.write(record=made) == -1
+    assert made.outcome is Outcome.NOT_READY
+    assert not table.any()
+    assert journal.size == journal.position
+
+
+def test_a_record_may_have_no_payload(tmp_path: Path) -> None:
+    journal = RowJournal(tmp_path / "rows", "base")
+    _, writes = tables()
+    made = recorded(journal, Record(UPDATES))
+    made._struct.part_count = 1
+    assert writes.write(record=made) == -1
+    assert made.outcome is Outcome.WRITTEN
+    assert journal.size == made.position == journal.position + 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the place of the system's last error has another name")
+def test_the_error_of_an_earlier_call_is_no_interruption(tmp_path: Path) -> None:
+    """The system leaves the number of the last error as it is where a call succeeds."""
+    journal = RowJournal(tmp_path / "rows", "base")
+    (_, writes), made = tables(), recorded(journal, Record(UPDATES))
+    last_error = ctypes.CDLL(None).__errno_location
+    last_error.restype = ctypes.POINTER(ctypes.c_int)
+
+    def write() -> None:
+        last_error().contents.value = errno.EINTR
+        writes.write(record=made)
+
+    thread = threading.Thread(target=write, daemon=True)  # a write that is taken for interrupted begins anew for ever
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert made.outcome is Outcome.WRITTEN
+
+
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     journal = RowJournal(tmp_path / "rows", "base")
     appended(journal, Record(UPDATES))
@@ -143,6 +216,16 @@ def test_rows_that_do_not_fit_are_not_in_the_journal(tmp_path: Path) -> None:
         assert writes.write(record=made) == 0
         assert made.outcome is Outcome.NOT_READY
     assert journal.size == journal.position
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 2**40])
+def test_an_id_outside_is_named_also_where_the_journal_is_not_ready(bad: int, tmp_path: Path) -> None:
+    journal, other = (RowJournal(tmp_path / "rows", "base") for _ in range(2))
+    table = torch.zeros(3, 4)
+    writes = RowWrites([RowUpdate(table, table.clone(), torch.tensor([1, bad]), torch.ones(2, 4), 32)])
+    with other.locked():
+        assert writes.write(record=recorded(journal, Record(UPDATES))) == 0
+    assert not table.any()
 
 
 def test_late_rows_are_carried_over_first() -> None:

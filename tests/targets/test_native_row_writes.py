@@ -144,6 +144,44 @@ def test_an_id_outside_is_found_and_nothing_is_written(kernel: bool, bad: int, p
 
 
 @needs_kernels
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("place", [0, 3, 18])
+def test_rows_of_an_update_that_was_refused_are_copied_to_no_other_place(bad: int, place: int) -> None:
+    """The kernel keeps the ids that it refuses."""
+    held, other = torch.zeros(7, 4), torch.ones(7, 4)
+    ids = torch.arange(19) % 5
+    ids[place] = bad
+    writes = RowWrites([RowUpdate(held[1:6], other[1:6], ids, torch.full((19, 4), 2.0))])
+    assert writes.write() == 0
+    writes.take_back()
+    assert not held[[0, 6]].any()
+    writes.carry_over()
+    assert bool((other == 1).all())
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", [-8, 1, 3, 5, 7, 9, 64])
+@pytest.mark.parametrize("count", [0, 3])
+def test_rows_of_no_format_are_refused(bits: int, count: int) -> None:
+    first, table = torch.zeros(5, 4), torch.zeros(5, 40, dtype=torch.uint8)
+    good = RowUpdate(first, first.clone(), torch.arange(3), torch.ones(3, 4), 32)
+    assert written_by([good, RowUpdate(table, table.clone(), torch.arange(count), torch.ones(count, 4), bits)]) == 1
+    assert not first.any()
+    assert not table.any()
+
+
+@needs_kernels
+def test_an_id_outside_is_found_before_a_number_that_does_not_fit() -> None:
+    """All ids are checked before anything is written; numbers are checked while they are packed."""
+    tables = [table_of(torch.zeros(5, 7), 16) for _ in range(2)]
+    rows = torch.full((3, 7), float("nan"))
+    updates = [RowUpdate(table, table.clone(), torch.tensor([0, 1, 2]), rows, 16) for table in tables]
+    assert written_by(updates) == 0
+    updates[1].ids[2] = 5
+    assert written_by(updates) == 1
+
+
+@needs_kernels
 def test_rows_are_taken_back_where_the_ids_have_changed() -> None:
     """Another thread has changed the tensor of the caller meanwhile."""
     held, present, ids = torch.zeros(7, 4), torch.ones(5, 4), torch.tensor([0, 4, 1])
