@@ -84,7 +84,7 @@ class _Functionalizer:
         storage = self._storage(node)
         if storage is None or storage not in self.written or node.op != "call_function" or node.target in _COPIES:
             return
-        candidates = self.inputs[node]
+        candidates = [written_argument(node)] if node in self.inplace else self.inputs[node]
         if node.target is operator.getitem:
             candidates = self.inputs[candidates[0]]
         for source in candidates:
