@@ -2,7 +2,8 @@
 of the same form. Run `python tests/thirdparty/compare_pruning.py [LABEL ...]` for the table.
 
 torch-pruning gets three tries with different layers left whole: none; the last linear layers; and the layers whose outputs recfx finds
-bound to the model's. One that works counts.
+bound to the model's. One that works counts. recfx prunes channels that layers compute, as by default; from a model that has
+no such channels, columns of tables and whole parts, such as fields and heads, which is an outcome of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import resource
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -31,14 +33,18 @@ from recfx.errors import RecfxError
 from recfx.ir import Program
 from recfx.pipeline import Pipeline
 
-PASSES = "canonicalize,prune-channels{ratio=0.5, round_to=1}"
+PASSES = "canonicalize,prune-channels{{ratio=0.5, round_to=1, kinds=[{}]}}"
 OTHER_BATCH = 5
 #: What a try of torch-pruning may take.
 MOST_SECONDS, MOST_BYTES = 20, 2 << 30
+#: The exit codes of a process that takes more: signals of the kernel, and of C++ code that gets no memory.
+_STOPPED = frozenset({-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGABRT, -signal.SIGSEGV})
 _ENDLESS = f"no result within {MOST_SECONDS} s of CPU time and {MOST_BYTES >> 30} GB"
 
 #: What may come of a model.
-PRUNES, NOTHING, REFUSES, BREAKS = "prunes", "removes nothing", "refuses", "breaks"
+PRUNES, OTHER, NOTHING, REFUSES, BREAKS = "prunes", "columns and parts", "removes nothing", "refuses", "breaks"
+#: What a verdict's pruning removes -> the kinds of channels.
+KINDS = {PRUNES: "channels", OTHER: "columns, parts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Outcome:
     """What a tool did with a model.
 
     Attributes:
-        verdict: `PRUNES`, `NOTHING`, `REFUSES` (an error while it prunes) or `BREAKS` (the pruned model fails, or has other outputs).
+        verdict: `PRUNES`, `OTHER` (recfx removes columns of tables or whole parts only), `NOTHING`, `REFUSES` (an error while it prunes)
+            or `BREAKS` (the pruned model fails, or has other outputs).
         reason: The error.
     """
 
@@ -59,12 +66,14 @@ def by_recfx(built: BuiltModel) -> Outcome:
     args, kwargs = built.example()
     try:
         program = capture(built.model, args, kwargs)
-        result = Pipeline(PASSES).run(program)
+        for verdict, kinds in KINDS.items():
+            result = Pipeline(PASSES.format(kinds)).run(program)
+            if sum(record.fired for record in result.records if record.text.startswith("prune-channels")):
+                found = _checked(result.program.as_module(), built)
+                return Outcome(verdict) if found.verdict == PRUNES else found
     except RecfxError as error:
         return Outcome(REFUSES, error.what)
-    if not sum(record.fired for record in result.records if record.text.startswith("prune-channels")):
-        return Outcome(NOTHING)
-    return _checked(result.program.as_module(), built)
+    return Outcome(NOTHING)
 
 
 def by_torch_pruning(built: BuiltModel) -> Outcome:
@@ -81,6 +90,7 @@ def _limited(built: BuiltModel, ignored: Callable[[nn.Module], list[nn.Module]])
     """A try in a process of its own: some dependency graphs take more memory than a machine has."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
+    importlib.import_module("torch_pruning")  # here, so that a missing package is an error and no verdict
 
     def run() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -92,11 +102,22 @@ def _limited(built: BuiltModel, ignored: Callable[[nn.Module], list[nn.Module]])
     process.start()
     theirs.close()
     try:
-        found: Outcome = ours.recv()
+        found: Outcome | None = ours.recv()
     except EOFError:
-        found = Outcome(REFUSES, _ENDLESS)
+        found = None
     process.join()
-    return found
+    return found or of_exit(process.exitcode)
+
+
+def of_exit(code: int | None) -> Outcome:
+    """The outcome of a process that ended without one, by its exit code.
+
+    Raises:
+        RuntimeError: It ended by a fault of this comparison, which says nothing about torch-pruning.
+    """
+    if code not in _STOPPED:
+        raise RuntimeError(f"a try of torch-pruning ended with exit code {code} and without an outcome")
+    return Outcome(REFUSES, _ENDLESS)
 
 
 def _tried(built: BuiltModel, ignored: Callable[[nn.Module], list[nn.Module]]) -> Outcome:
@@ -184,7 +205,7 @@ def table(found: dict[str, tuple[Outcome, Outcome]]) -> str:
     """The numbers of models by both outcomes, and the models that only recfx prunes, in Markdown."""
     verdicts = (PRUNES, NOTHING, REFUSES, BREAKS)
     counts = Counter((own.verdict, other.verdict) for own, other in found.values())
-    rows = [[own, *(str(counts[own, other]) for other in verdicts)] for own in verdicts]
+    rows = [[own, *(str(counts[own, other]) for other in verdicts)] for own in (PRUNES, OTHER, *verdicts[1:])]
     lines = ["| recfx \\ torch-pruning | " + " | ".join(verdicts) + " |", "|---|" + "---|" * len(verdicts)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", "| only recfx prunes | torch-pruning |", "|---|---|"]

@@ -5,8 +5,12 @@ The last test is a nightly one, since torch-pruning takes long on some models. I
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import pytest
-from compare_pruning import BREAKS, NOTHING, PRUNES, REFUSES, Outcome, by_recfx, compared, table
+import torch
+from compare_pruning import BREAKS, NOTHING, OTHER, PRUNES, REFUSES, Outcome, by_recfx, compared, of_exit, table
 from corpus import BuiltModel, all_cases
 from torch import Tensor, nn
 
@@ -14,7 +18,7 @@ from torch import Tensor, nn
 ONLY_RECFX = 40
 
 
-def test_a_pruned_model_and_one_without_channels_are_told_apart() -> None:
+def test_channels_columns_and_neither_are_told_apart() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -29,6 +33,25 @@ def test_a_pruned_model_and_one_without_channels_are_told_apart() -> None:
     assert by_recfx(BuiltModel(Two().eval(), inputs)).verdict == PRUNES  # type: ignore[arg-type]
     assert by_recfx(BuiltModel(nn.Linear(4, 1).eval(), inputs)).verdict == NOTHING  # type: ignore[arg-type]
 
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.last = nn.Embedding(9, 4), nn.Linear(4, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.last(self.rows(ids))
+
+    def rows(batch: int, rng: Any) -> tuple[tuple[Tensor], dict[str, object]]:
+        return (torch.randint(0, 9, (batch,), generator=rng),), {}
+
+    assert by_recfx(BuiltModel(Table().eval(), rows)).verdict == OTHER
+
+
+def test_a_process_that_a_limit_stopped_is_told_from_one_with_a_fault() -> None:
+    assert of_exit(-signal.SIGXCPU).verdict == REFUSES
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        of_exit(1)
+
 
 def test_the_table_counts_all_outcomes_and_names_what_only_recfx_prunes() -> None:
     found = {
@@ -38,6 +61,7 @@ def test_the_table_counts_all_outcomes_and_names_what_only_recfx_prunes() -> Non
     }
     text = table(found)
     assert "| prunes | 1 | 0 | 1 | 0 |" in text
+    assert "| columns and parts | 0 | 0 | 0 | 0 |" in text
     assert "| a/X | refuses: KeyError: a / b |" in text
     assert "a/Z" not in text
 
