@@ -23,7 +23,8 @@ InputMaker = Callable[[int, torch.Generator], Inputs]
 EXAMPLE_BATCH = 6
 COMPARED_BATCHES = (1, 2, 7, 64)
 LIBRARY_FILES = (
-    *("deepctr_models", "rechub_models", "recbole_models", "torchrec_models"),
+    *("deepctr_models", "rechub_models", "rechub_generative_models", "recbole_models", "recbole_knowledge_models"),
+    *("torchrec_models",),
     *("widedeep_models", "rectools_models", "geometric_models", "transformers_models"),
     *("own_bag_models", "own_sequence_models", "own_interest_models", "own_ctr_models", "own_gated_models"),
     *("own_multitask_models",),

@@ -136,14 +136,31 @@ def _dense(name: str) -> ModelCase:
     return _case(name, partial(SessionGraph, name), _sessions)
 
 
+def _pooled(name: str, *sizes: int, **options: Any) -> ModelCase:
+    return _case(name, lambda: Pooled(_of(name)(*sizes, **options)), _items)
+
+
 CASES = [
     _case("LightGCN", partial(Ranking, 2), _pairs),
     *(_network(name) for name in ("GCN", "GraphSAGE", "GIN", "GAT")),
     _layer("RGCNConv", typed=True, num_relations=RELATIONS),
     _layer("FastRGCNConv", typed=True, num_relations=RELATIONS),
     _layer("TransformerConv"),
+    _network("PNA", aggregators=["mean", "max"], scalers=["identity", "amplification"], deg=torch.tensor([0, 2, 8, 6])),
+    *(_layer(name) for name in ("GATv2Conv", "SGConv", "TAGConv", "GraphConv")),
+    _layer("ChebConv", K=2),
+    _layer("ARMAConv", num_stacks=2),
+    _case("LGConv", lambda: Pairs(_of("LGConv")()), _pairs),
+    _case("GatedGraphConv", lambda: Pairs(_of("GatedGraphConv")(DIM, 2)), _pairs),
+    _case("APPNP", lambda: Pairs(_of("APPNP")(2, 0.1)), _pairs),
     *map(_triplet, ("TransE", "DistMult", "ComplEx", "RotatE")),
-    *map(_dense, ("DenseGCNConv", "DenseSAGEConv", "DenseGraphConv", "DenseGINConv")),
+    *map(_dense, ("DenseGATConv", "DenseGCNConv", "DenseSAGEConv", "DenseGraphConv", "DenseGINConv")),
     _case("MeanAggregation", lambda: Pooled(_of("MeanAggregation")()), _items),
     _case("AttentionalAggregation", lambda: Pooled(_of("AttentionalAggregation")(nn.Linear(DIM, 1))), _items),
+    _pooled("MaxAggregation"),
+    _pooled("SoftmaxAggregation", learn=True),
+    _pooled("PowerMeanAggregation"),
+    _pooled("LSTMAggregation", DIM, DIM),
+    _pooled("GRUAggregation", DIM, DIM),
+    _pooled("SetTransformerAggregation", DIM, heads=2),
 ]

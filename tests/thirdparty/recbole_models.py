@@ -31,6 +31,7 @@ COLUMNS = {
     "user": ["user_id", "age", "gender"],
     "item": ["item_id", "class", "genres", "price"],
 }
+KNOWLEDGE = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
 FieldMaker = Callable[[Any, int, torch.Generator], dict[str, Tensor]]
 
 
@@ -55,7 +56,9 @@ class Scorer(nn.Module):
 
 
 def write_dataset(folder: Path) -> None:
-    """Write `tiny` in recbole's atomic format: 30 users, 40 items, 12 interactions each, and features of both."""
+    """Write `tiny` in recbole's atomic format: 30 users, 40 items, 12 interactions each, features of both, and a graph of what is known
+    about the items.
+    """
     rng = random.Random(0)
     place = folder / "tiny"
     place.mkdir()
@@ -74,6 +77,13 @@ def write_dataset(folder: Path) -> None:
     ]
     header = "item_id:token\tclass:token\tgenres:token_seq\tprice:float"
     (place / "tiny.item").write_text("\n".join([header, *items]) + "\n")
+    known = [
+        f"e{item}\tr{relation}\tk{rng.randrange(10)}" for item in range(ITEMS) for relation in rng.sample(range(4), 2)
+    ]
+    header = "head_id:token\trelation_id:token\ttail_id:token"
+    (place / "tiny.kg").write_text("\n".join([header, *known]) + "\n")
+    links = [f"i{item}\te{item}" for item in range(ITEMS)]
+    (place / "tiny.link").write_text("\n".join(["item_id:token\tentity_id:token", *links]) + "\n")
 
 
 @contextmanager
@@ -125,7 +135,7 @@ def _tabular(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor
     return fields | {"genres": genres, "price": torch.stack([price, torch.ones(batch)], dim=1)}
 
 
-def _pairs(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor]:
+def user_item_pairs(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor]:
     return {name: ids(batch, dataset.num(name), rng, low=1) for name in ("user_id", "item_id")}
 
 
@@ -135,7 +145,7 @@ def _users(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor]:
 
 def _sequences(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor]:
     items, lengths = padded_history(batch, LENGTH, dataset.num("item_id"), rng)
-    return _pairs(dataset, batch, rng) | {"item_id_list": items, "item_length": lengths}
+    return user_item_pairs(dataset, batch, rng) | {"item_id_list": items, "item_length": lengths}
 
 
 def _reversed_sequences(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor]:
@@ -159,9 +169,10 @@ def _build(name: str, entry: str, fields: FieldMaker, settings: dict[str, Any]) 
     return BuiltModel(Scorer(model, entry), inputs)
 
 
-def _case(
+def recbole_case(
     name: str, fields: FieldMaker, entry: str = "predict", label: str | None = None, **settings: Any
 ) -> ModelCase:
+    """A model by its name in the library, with the inputs that its entry point reads."""
     build = partial(_build, name, entry, fields, settings)
     return ModelCase(label or name, "recbole", "recbole", build)
 
@@ -187,7 +198,7 @@ def _context() -> list[ModelCase]:
         "EulerNet",
         "KD_DAGFM",
     ]
-    return [_case(name, _tabular, threshold={"rating": 3}) for name in names]
+    return [recbole_case(name, _tabular, threshold={"rating": 3}) for name in names]
 
 
 def _general() -> list[ModelCase]:
@@ -211,11 +222,11 @@ def _general() -> list[ModelCase]:
         "NCL",
     ]
     whole = ["MultiVAE", "MultiDAE", "MacridVAE", "CDAE", "RecVAE", "DiffRec"]
-    cases = [_case(name, _pairs, **negative) for name in names]
-    cases += [_case(name, _pairs) for name in whole]
-    cases.append(_case("ConvNCF", _pairs, embedding_size=64, **negative))
-    cases.append(_case("BPR", _users, "full_sort_predict", "BPR-all-items", **negative))
-    cases.append(_case("LightGCN", _users, "full_sort_predict", "LightGCN-all-items", **negative))
+    cases = [recbole_case(name, user_item_pairs, **negative) for name in names]
+    cases += [recbole_case(name, user_item_pairs) for name in whole]
+    cases.append(recbole_case("ConvNCF", user_item_pairs, embedding_size=64, **negative))
+    cases.append(recbole_case("BPR", _users, "full_sort_predict", "BPR-all-items", **negative))
+    cases.append(recbole_case("LightGCN", _users, "full_sort_predict", "LightGCN-all-items", **negative))
     return cases
 
 
@@ -248,16 +259,17 @@ def _sequential() -> list[ModelCase]:
         "S3Rec",
     ]
     plain = {"train_neg_sample_args": None}
-    cases = [_case(name, _sequences, **plain) for name in names]
+    cases = [recbole_case(name, _sequences, **plain) for name in names]
     cases += [
-        _case("SHAN", _reversed_sequences, **plain),
-        _case("DIEN", _sequences_and_negatives, **plain),
+        recbole_case("SHAN", _reversed_sequences, **plain),
+        recbole_case("DIEN", _sequences_and_negatives, **plain),
     ]
     cases += [
-        _case(name, _sequences, "full_sort_predict", f"{name}-all-items", **plain) for name in ("GRU4Rec", "SASRec")
+        recbole_case(name, _sequences, "full_sort_predict", f"{name}-all-items", **plain)
+        for name in ("GRU4Rec", "SASRec")
     ]
     cases += [  # the library disables their `predict`
-        _case(name, _sequences, "full_sort_predict", f"{name}-all-items", reranker_CAN_NUM=10, **plain)
+        recbole_case(name, _sequences, "full_sort_predict", f"{name}-all-items", reranker_CAN_NUM=10, **plain)
         for name in ("SASRecCPR", "GRU4RecCPR")
     ]
     return cases

@@ -284,16 +284,4 @@ def _esmm(m: Any, f: Features) -> nn.Module:
     return m.ESMM(f.sparse("ab"), f.sparse("cd"), _mlp(16), _mlp(16))
 
 
-def _hstu() -> BuiltModel:
-    models = importlib.import_module("torch_rechub.models.generative")
-    model = models.HSTUModel(ITEMS, d_model=16, n_heads=2, n_layers=2, dqk=8, dv=8, max_seq_len=LENGTH)
-
-    def inputs(batch: int, rng: torch.Generator) -> Inputs:
-        items, _ = padded_history(batch, LENGTH, ITEMS, rng)
-        return (items,), {"time_diffs": torch.randint(0, 100_000, items.shape, generator=rng)}
-
-    return BuiltModel(model, inputs)
-
-
-HSTU = ModelCase("HSTU", "torch-rechub", "torch_rechub", _hstu)
-CASES = [*_ranking(), *_matching(), *_multi_task(), HSTU]
+CASES = [*_ranking(), *_matching(), *_multi_task()]

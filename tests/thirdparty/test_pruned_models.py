@@ -39,6 +39,7 @@ WHOLE = frozenset(
     (
         *("deepctr-torch/MLR", "recbole/LR", "pytorch-widedeep/Wide"),
         *("own/FMLP-filter", "recbole/LightGCN", "recbole/LightGCN-all-items", "recbole/NCL", "recbole/SGL"),
-        *(f"torch-geometric/{name}" for name in ("AttentionalAggregation", "LightGCN", "MeanAggregation")),
+        *("torch-geometric/LightGCN", "torch-geometric/MaxAggregation"),
+        *(f"torch-geometric/{name}Aggregation" for name in ("Attentional", "Mean", "PowerMean", "Softmax")),
     )
 )

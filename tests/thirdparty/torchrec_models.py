@@ -87,6 +87,12 @@ def _deepfm(tables: Any) -> nn.Module:
     return model
 
 
+def _transformer(tables: Any) -> nn.Module:
+    models = importlib.import_module("torchrec.models.experimental.transformerdlrm")
+    model: nn.Module = models.DLRM_Transformer(tables, DENSE, [16, DIM], [16, 1], nhead=2, ntransformer_layers=1)
+    return model
+
+
 CASES = [
     _case("EmbeddingBagCollection", Pooled),
     _case("EmbeddingBagCollection-weighted", Pooled, weighted=True),
@@ -94,4 +100,5 @@ CASES = [
     _case("DLRM_DCN", _dlrm("DLRM_DCN", 2, 4)),
     _case("DLRM_Projection", _dlrm("DLRM_Projection", [16, 8], [16, 8])),
     _case("SimpleDeepFMNN", _deepfm),
+    _case("DLRM_Transformer", _transformer),
 ]

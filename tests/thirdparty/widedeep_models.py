@@ -174,5 +174,10 @@ CASES = [
         lambda: Logit(_of("AttentiveRNN")(WORDS + 1, DIM, rnn_type="gru", hidden_dim=8, n_layers=1)),
         partial(_sequence, 1),
     ),
+    _case(
+        "StackedAttentiveRNN",
+        lambda: Logit(_of("StackedAttentiveRNN")(WORDS + 1, DIM, rnn_type="gru", hidden_dim=8, n_blocks=2)),
+        partial(_sequence, 1),
+    ),
     _case("WideDeep", _whole, _together),
 ]
