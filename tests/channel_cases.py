@@ -111,6 +111,14 @@ def gru(g: Graph, layers: int = 1, bidirectional: bool = False) -> Program:
     return g.read(g.call(operator.getitem, both, 0), g.call(operator.getitem, both, 1))
 
 
+def grouped(g: Graph, inputs: int, outputs: int, groups: int) -> Program:
+    """A convolution over three positions whose channels are in groups."""
+    channels = g.call(aten.permute.default, g.layer(inputs, lookup(g)), [0, 2, 1])
+    kernel, bias = g.weight(outputs, inputs // groups, 2), g.weight(outputs)
+    found = g.call(aten.conv1d.default, channels, kernel, bias, [1], [0], [1], groups)
+    return g.read(g.call(aten.permute.default, found, [0, 2, 1]))
+
+
 def lookup(g: Graph, columns: int = 4) -> fx.Node:
     """Rows of a new table, [batch, 3, columns]."""
     return g.call(aten.embedding.default, g.weight(9, columns), g.ids)
@@ -316,25 +324,10 @@ PRODUCTS = {
         ),
         (4, 6),
     ),
-    "convolution in groups": Case(
-        lambda g: g.read(
-            g.call(
-                aten.permute.default,
-                g.call(
-                    aten.conv1d.default,
-                    g.call(aten.permute.default, lookup(g), [0, 2, 1]),
-                    g.weight(6, 2, 1),
-                    g.weight(6),
-                    [1],
-                    [0],
-                    [1],
-                    2,
-                ),
-                [0, 2, 1],
-            )
-        ),
-        misses=("groups",),
-    ),
+    "convolution in groups": Case(lambda g: grouped(g, 8, 6, 2), (4, 2, 4, 3)),
+    "convolution of each channel": Case(lambda g: grouped(g, 4, 4, 4), (4, 4)),
+    "convolution to several of each channel": Case(lambda g: grouped(g, 3, 6, 3), (4, 3, 2)),
+    "convolution in groups to one": Case(lambda g: grouped(g, 6, 3, 3), (4, 3, 2)),
     "gru": Case(gru, (4, 3)),
     "gru of two layers": Case(lambda g: gru(g, layers=2), (4, 3)),
     "gru in both directions": Case(lambda g: gru(g, bidirectional=True), (4, 3)),

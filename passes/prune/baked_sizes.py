@@ -13,6 +13,7 @@ from torch import fx
 from recfx.analysis.channel_axes import Axis, Fixed, size_of
 from recfx.analysis.channel_groups import ChannelGroups, Mask
 from recfx.analysis.channel_labels import Vector
+from recfx.analysis.channel_scatter import written_bounds
 from recfx.analysis.channel_views import slice_bounds
 from recfx.ir.op_sets import SIZED, SLICES, SPLITS
 from recfx.passes._match import argument, value
@@ -188,14 +189,45 @@ def _attention(ctx: PassContext, node: fx.Node, remaining: Remaining) -> None:
         node.update_kwarg("scale", 1 / math.sqrt(int(queries.shape[-1])))
 
 
+def _slice_scatter(ctx: PassContext, node: fx.Node, remaining: Remaining) -> None:
+    cut, bounds = _cut_axis(node, 2, 0, remaining), written_bounds(node)
+    if cut is not None and bounds is not None:
+        dim, axis, size = cut
+        start, end = (remaining.before(axis, place, size) for place in bounds)
+        node.args, node.kwargs = (*node.args[:2], dim, start, end), {}
+
+
+def _select_scatter(ctx: PassContext, node: fx.Node, remaining: Remaining) -> None:
+    cut = _cut_axis(node, 2, None, remaining)
+    if cut is not None:
+        dim, axis, size = cut
+        place = remaining.before(axis, argument(node, 3, "index") % size, size)
+        node.args, node.kwargs = (*node.args[:2], dim, place), {}
+
+
+def _convolution(ctx: PassContext, node: fx.Node, remaining: Remaining) -> None:
+    """The number of groups, of which each has as many input channels as the kernels."""
+    if argument(node, 6, "groups", 1) == 1:
+        return
+    channels, kernel = (remaining.found.axes(operand) for operand in node.args[:2])  # type: ignore[arg-type]
+    inputs = channels[len(channels) - len(kernel) + 1]
+    _give(node, 6, int(remaining.count(inputs)) // int(remaining.count(kernel[1])))
+
+
 _CREATED_FROM_SIZES: tuple[Any, ...] = (_aten.zeros.default, _aten.ones.default, _aten.full.default)
 _CREATED_LIKE: tuple[Any, ...] = (_aten.new_zeros.default, _aten.new_ones.default, _aten.new_full.default)
+_CONVOLUTIONS: tuple[Any, ...] = tuple(
+    getattr(getattr(_aten, f"conv{d}d"), overload) for d in (1, 2, 3) for overload in ("default", "padding")
+)
 
 _RULES: dict[Any, Callable[[PassContext, fx.Node, Remaining], None]] = {
     **dict.fromkeys((*SIZED, *_CREATED_FROM_SIZES, *_CREATED_LIKE), _sized),
     **dict.fromkeys(SLICES, _slice),
     **dict.fromkeys(SPLITS, _split),
     **dict.fromkeys((_aten.layer_norm.default, _aten.rms_norm.default), _norm),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
+    _aten.slice_scatter.default: _slice_scatter,
+    _aten.select_scatter.default: _select_scatter,
     _aten.unflatten.int: _unflatten,
     _aten.repeat.default: _repeat,
     _aten.select.int: _select,

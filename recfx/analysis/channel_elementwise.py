@@ -182,7 +182,7 @@ def sizes_of_first(node: fx.Node) -> list[Any]:
 UNTAGGED = (
     "to.dtype to.device to.dtype_layout _to_copy type_as contiguous clone alias detach lift_fresh_copy dropout "
     "__and__.Tensor __or__.Tensor __xor__.Tensor masked_fill.Scalar masked_fill.Tensor where.Scalar where.ScalarOther "
-    "where.ScalarSelf zeros_like ones_like full_like log_sigmoid"
+    "where.ScalarSelf zeros_like ones_like full_like empty_like log_sigmoid"
 )
 
 #: Rule for each operator, by its name in `torch.ops.aten`.

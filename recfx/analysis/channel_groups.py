@@ -35,6 +35,7 @@ from recfx.analysis.channel_elementwise import ELEMENTWISE, MAPPED, elementwise,
 from recfx.analysis.channel_labels import Labels, Vector
 from recfx.analysis.channel_products import PRODUCTS, unknown
 from recfx.analysis.channel_recurrent import RECURRENT_LAYERS
+from recfx.analysis.channel_scatter import SCATTERS
 from recfx.analysis.channel_views import VIEWS, item, permute, split
 from recfx.analysis.channel_walk import Axes, Reduction, Rule, Walk
 from recfx.ir.op_sets import PERMUTATIONS, SPLITS, TABLE_LOOKUPS
@@ -298,7 +299,7 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys(overloads(MAPPED), mapped),
     **{
         target: rule
-        for table in (VIEWS, ELEMENTWISE, PRODUCTS, RECURRENT_LAYERS)
+        for table in (VIEWS, ELEMENTWISE, PRODUCTS, RECURRENT_LAYERS, SCATTERS)
         for names, rule in table.items()
         for target in overloads(names)
     },

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import fx
 
-from recfx.analysis.channel_axes import fixed, vectors
+from recfx.analysis.channel_axes import Axis, fixed, flat, vectors
+from recfx.analysis.channel_labels import Vector
 from recfx.analysis.channel_walk import Axes, Read, Result, Rule, Walk, argument, fixed_result, sizes_of
 from recfx.ir.op_sets import ADDED_PRODUCTS
 
@@ -128,22 +129,46 @@ def attention(walk: Walk, node: fx.Node) -> Result:
 
 
 def convolution(walk: Walk, node: fx.Node) -> Result:
-    """Convolutions of one group: channels are contracted, positions stay."""
+    """Convolutions: channels are contracted, positions stay. With groups, a channel is a pair of a group and a place in it."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
     axes, kernel = walk.axes_of(x), walk.axes_of(weight)
-    if argument(node, 6, "groups", 1) != 1:
-        return unknown(walk, node, "its channels are divided into groups")
     channel = len(axes) - len(kernel) + 1
-    walk.tie(node, axes[channel], kernel[1])
-    walk.reduce(node, x, channel, Read.SUM)
-    walk.reduce(node, weight, 1, Read.SUM)
+    groups: Any = argument(node, 6, "groups", 1)
     walk.pin(node, axes[channel + 1 :], "it reads neighbouring positions")
     for positions in vectors(kernel[2:]):
         walk.labels.pin(positions)
+    if groups == 1:
+        walk.tie(node, axes[channel], kernel[1])
+        walk.reduce(node, x, channel, Read.SUM)
+        walk.reduce(node, weight, 1, Read.SUM)
+    elif not _tie_groups(walk, node, axes[channel], kernel, groups):
+        return unknown(walk, node, "it has too many channels in groups")
     if bias is not None:
         walk.tie(node, kernel[0], walk.axes_of(bias)[0])
     sizes = sizes_of(node)
     return [*axes[:channel], kernel[0], *map(fixed, sizes[channel + 1 :])]
+
+
+def _tie_groups(walk: Walk, node: fx.Node, channels: Axis, kernel: Axes, groups: int) -> bool:
+    """Ties input channels [groups * K] and kernels [groups * N, K]: all groups lose the same places, and a group is lost as a whole.
+
+    Returns False if there are too many channels to have labels.
+    """
+    inputs, outputs = flat(walk.labels, channels), flat(walk.labels, kernel[0])
+    if inputs is None or outputs is None:
+        return False
+    outer, inner = _by_group(walk, inputs, groups)
+    of_outputs, _ = _by_group(walk, outputs, groups)
+    walk.tie(node, (outer,), (of_outputs,))
+    if inner is not None:
+        walk.tie(node, (inner,), kernel[1])
+        walk.reduce(node, node.args[1], 1, Read.SUM)
+    return True
+
+
+def _by_group(walk: Walk, labels: Vector, groups: int) -> tuple[Vector, Vector | None]:
+    """The labels of groups and of places in them; no places if a group has a single one."""
+    return (labels, None) if len(labels) == groups else walk.labels.divide(labels, groups)
 
 
 def unknown(walk: Walk, node: fx.Node, reason: str) -> Result:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from channel_cases import ELEMENTWISE, PRODUCTS, VIEWS, Graph, aten
+from channel_cases import ELEMENTWISE, PRODUCTS, VIEWS, Graph, aten, grouped
 from hypothesis import given
 from hypothesis import strategies as st
 from pass_cases import small_model
 from prune_kit import check_pruning_is_masking, removable, with_linears_between
+from scatter_cases import SCATTERS, written
 
 from recfx.analysis.channel_groups import ChannelGroups, Kind, channel_groups
 from recfx.ir import Program
@@ -21,7 +22,7 @@ from recfx.testing import rec_graphs, tensors_for
 from recfx.testing.inputs import random_leaves
 from recfx.zoo import MODELS
 
-CASES = {**VIEWS, **PRODUCTS, **ELEMENTWISE}
+CASES = {**VIEWS, **PRODUCTS, **ELEMENTWISE, **SCATTERS}
 
 
 def batches(program: Program, sizes: Sequence[int] = (1, 2, 5)) -> list[list[Any]]:
@@ -85,7 +86,10 @@ def test_removing_channels_of_a_simplified_model_is_masking(name: str) -> None:
 
 @given(st.data())
 def test_removing_channels_of_any_graph_is_masking(data: st.DataObject) -> None:
-    program = with_linears_between(data.draw(rec_graphs(), label="graph"))
+    check_drawn_channels(data, with_linears_between(data.draw(rec_graphs(), label="graph")))
+
+
+def check_drawn_channels(data: st.DataObject, program: Program) -> None:
     found = channel_groups(program)
     every = channels(found)
     if not every:
@@ -93,6 +97,21 @@ def test_removing_channels_of_any_graph_is_masking(data: st.DataObject) -> None:
     wanted = data.draw(st.lists(st.sampled_from(every), unique=True, min_size=1), label="channels")
     some = removable(found, wanted)
     check_pruning_is_masking(program, some, found, [data.draw(tensors_for(program)) for _ in range(2)])
+
+
+@given(st.data())
+def test_removing_channels_of_any_convolution_in_groups_is_masking(data: st.DataObject) -> None:
+    groups, inputs, outputs = (data.draw(st.integers(1, 4), label=name) for name in ("groups", "inputs", "outputs"))
+    program = grouped(Graph(), groups * inputs, groups * outputs, groups)
+    assert channels(channel_groups(program))
+    check_drawn_channels(data, program)
+
+
+@given(st.data())
+def test_removing_channels_that_are_written_to_any_places_is_masking(data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, 5), label="start")
+    end = data.draw(st.integers(start + 1, 6), label="end")
+    check_drawn_channels(data, written(Graph(), aten.slice_scatter.default, end - start, start, end))
 
 
 def test_dot_interaction_ties_tables_and_concatenation_does_not() -> None:

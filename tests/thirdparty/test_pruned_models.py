@@ -39,7 +39,5 @@ WHOLE = frozenset(
     (
         *("deepctr-torch/MLR", "recbole/LR", "pytorch-widedeep/Wide"),
         *("own/FMLP-filter", "recbole/LightGCN", "recbole/LightGCN-all-items", "recbole/NCL", "recbole/SGL"),
-        *("torch-geometric/LightGCN", "torch-geometric/MaxAggregation"),
-        *(f"torch-geometric/{name}Aggregation" for name in ("Attentional", "Mean", "PowerMean", "Softmax")),
     )
 )

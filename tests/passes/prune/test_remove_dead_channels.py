@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from channel_cases import Graph, grouped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from near_misses import check_near_misses
@@ -267,9 +268,20 @@ def test_weights_with_nan_stay() -> None:
 @settings(max_examples=15)
 @given(st.data())
 def test_any_graph_with_zeros_keeps_its_results(data: st.DataObject) -> None:
-    program = with_linears_between(data.draw(rec_graphs(), label="graph"))
+    check_with_zeros(data, with_linears_between(data.draw(rec_graphs(), label="graph")), ("between", "before"))
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_any_convolution_in_groups_with_zeros_keeps_its_results(data: st.DataObject) -> None:
+    groups, inputs, outputs = (data.draw(st.integers(1, 3), label=name) for name in ("groups", "inputs", "outputs"))
+    check_with_zeros(data, grouped(Graph(), groups * inputs, groups * outputs, groups), ("w",))
+
+
+def check_with_zeros(data: st.DataObject, program: Program, stems: tuple[str, ...]) -> None:
+    """Draws slices of weights with these names that are zero, and compares the results without dead channels."""
     for name, tensor in program.state().items():
-        if tensor.is_floating_point() and tensor.ndim == 2 and name.startswith(("between", "before")):
+        if tensor.is_floating_point() and tensor.ndim > 1 and name.startswith(stems):
             row = data.draw(st.integers(0, tensor.shape[0] - 1), label=name)
             with torch.no_grad():
                 (tensor[row] if data.draw(st.booleans()) else tensor[:, row % tensor.shape[1]]).zero_()
