@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import pytest
 import torch
 from program_cases import dict_inputs, nested_program, tiny_program
-from torch import nn
+from torch import fx, nn
 
 from recfx.capture import capture
 from recfx.errors import InputError
+from recfx.ir import Program
 from recfx.ir.program_module import ProgramModule
 
 
@@ -70,6 +72,19 @@ def test_tensors_that_torch_replaces_are_replaced_in_the_program() -> None:
     )
     module.float().load_state_dict(model.state_dict(), strict=False)
     torch.testing.assert_close(module(x.float()), model(x.float()))
+
+
+def test_subclasses_change_what_is_read_and_computed() -> None:
+    class Doubled(ProgramModule[Program]):
+        def read(self, node: fx.Node, value: Any) -> Any:
+            return 2 * super().read(node, value)
+
+        def call(self, target: Any, args: Any, kwargs: Any) -> Any:
+            return 3 * super().call(target, args, kwargs)
+
+    model, x = nn.Linear(3, 2).eval(), torch.randn(4, 3)
+    module = Doubled(capture(model, (x,)))
+    torch.testing.assert_close(module(x), 6 * model(x))
 
 
 def test_names_that_the_class_has_are_read_as_parameters() -> None:

@@ -34,9 +34,11 @@ _KEYWORDS = frozenset(
     )
 )
 
-#: Function -> its keywords that only check the program itself: equal lengths of a zip, no writes to a dataclass.
+#: Function -> its keywords that only check the program itself, or are shown: equal lengths of a zip, no writes to a dataclass, the
+#: name of what Hypothesis draws.
 _CHECKS = {
     "zip": {"strict"},
+    "draw": {"label"},
     "dataclass": {"frozen", "slots", "repr"},
     "dataclasses.dataclass": {"frozen", "slots", "repr"},
 }
@@ -46,7 +48,7 @@ _PROGRESS = ("progress", "stage_line")
 
 #: Names of constants that say how much is computed at a time, how often or how long something is measured, or how much an error lists.
 _EFFORT = re.compile(
-    r"BLOCK|CHUNK|RESAMPLES|REPEATS|SAMPLES?$|_SECONDS|PAUSE|WARM_UP|_NS$|_S$|LISTED|AT_ONCE|SPREAD|COPIED"
+    r"BLOCK|CHUNK|RESAMPLES|REPEATS|SAMPLES?$|_SECONDS|PAUSE|WARM_UP|_NS$|_S$|LISTED|AT_ONCE|SPREAD|COPIED|LONG_CALL"
 )
 #: Names of limits. Large limits are left out: no test can afford to reach them, and one more or twice as many is as good.
 _LIMIT = re.compile(r"MOST|LARGEST|LEAST|MAX|FEWEST|WIDEST|FEW$|DEPTH")
@@ -260,9 +262,13 @@ def _is_number(node: ast.AST) -> bool:
 
 
 def _positions(file: str, tree: ast.Module) -> Iterator[ast.AST]:
-    """Whether a layer has a parameter: its position is negative or above 0."""
+    """Whether a layer has a parameter: its position, a field or a parameter of type int, is negative or above 0."""
+    typed = [a for a in ast.walk(tree) if isinstance(a, ast.arg) and a.annotation is not None]
+    integers = {a.arg for a in typed if a.arg in _POSITIONS and ast.unparse(a.annotation) == "int"}  # type: ignore[arg-type]
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt | ast.GtE):
-            read = isinstance(node.left, ast.Attribute) and node.left.attr in _POSITIONS
+            left = node.left
+            field = isinstance(left, ast.Attribute) and left.attr in _POSITIONS
+            read = field or (isinstance(left, ast.Name) and left.id in integers)
             if read and ast.unparse(node.comparators[0]) == "0":
                 yield from (node, node.comparators[0])

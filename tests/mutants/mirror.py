@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -81,6 +83,31 @@ def tests_of(file: str) -> tuple[str, ...]:
 
     ordered = sorted({*steps, *named}, key=rank)
     return tuple(ordered[: max(_MOST_FILES, len(named))])
+
+
+def for_names(files: Sequence[str], names: Iterable[str], number: int) -> list[str]:
+    """Some of the test files of a source file: more than half are the nearest, the others name most of what a function names.
+
+    A name counts for less, the more test files have it.
+
+    Args:
+        files: The test files, nearest first.
+        names: The names in the function.
+        number: The number of files.
+    """
+    first, rest = list(files[: number // 2 + 1]), files[number // 2 + 1 :]
+    weights = {name: 1 / count for name in names if (count := _files_with().get(name))}
+
+    def weight(test: str) -> float:
+        return -sum(weights.get(name, 0.0) for name in _words_of(test)[0])
+
+    return [*first, *sorted(rest, key=weight)][:number]
+
+
+@cache
+def _files_with() -> Counter[str]:
+    """Name -> the number of test files that have it."""
+    return Counter(name for test in test_files() for name in _words_of(test)[0])
 
 
 def tests_of_declarations(file: str) -> tuple[str, ...]:

@@ -87,6 +87,18 @@ class Mutant:
                 )
         return frozenset()
 
+    def names(self, root: Path) -> frozenset[str]:
+        """The names in the function with the mistake, its own among them; empty for code that runs at import."""
+        line = self.function(root)
+        functions = [
+            node for node in ast.walk(ast.parse((root / self.file).read_text())) if isinstance(node, FUNCTIONS)
+        ]
+        found = {getattr(function, "name", "") for function in functions if first_line(function) == line}
+        for node in (part for function in functions if first_line(function) == line for part in ast.walk(function)):
+            if isinstance(node, ast.Attribute | ast.Name):
+                found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+        return frozenset(found - {""})
+
 
 class _SingleConditions(ast.NodeTransformer):
     """Replaces `and` and `or` of one condition, which Python does not compile, by the condition."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.mutants.execute import SURVIVED, Judge, Verdict
 from tests.mutants.imports import ROOT
-from tests.mutants.mirror import tests_of_declarations
+from tests.mutants.mirror import for_names, tests_of_declarations
 from tests.mutants.mutate import Mutant
 from tests.mutants.observe import Tests, collect, observe
 from tests.mutants.processes import fork, wait
@@ -80,7 +80,7 @@ def _by_files(
 ) -> Iterator[Mutant]:
     """Runs whole test files against each mutant, which is cheaper for few mutants than to record what each test runs."""
     for mutant in mutants:
-        files, verdict = list(mirror(mutant.file))[:_FILES_UNTIMED], Verdict(SURVIVED)
+        files, verdict = for_names(mirror(mutant.file), mutant.names(ROOT), _FILES_UNTIMED), Verdict(SURVIVED)
         while files and verdict == Verdict(SURVIVED):
             if time.monotonic() > end:
                 return

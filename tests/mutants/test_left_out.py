@@ -63,6 +63,8 @@ def test_lines_of_progress_stay(tmp_path: Path) -> None:
         ("def f(*, seconds=1.0):\n    with seconds: pass", "recfx/cost/a.py", False),
         ("def f(*, seconds=1.0):\n    with seconds: pass", "recfx/serve/a.py", True),
         ("Console(highlight=True)", "recfx/a.py", False),
+        ("LONG_CALL = 0.25", "recfx/ir/a.py", False),
+        ("draw(x, label=y)", "recfx/testing/a.py", False),
         ("draw(st.integers(0, n))", "recfx/testing/a.py", False),
         ("draw(st.integers(0, n))", "recfx/a.py", True),
     ],
@@ -79,7 +81,7 @@ def test_operands_in_both_orders(tmp_path: Path) -> None:
 
 def test_positions_of_parameters(tmp_path: Path) -> None:
     """The residual of a layer may be its first value, number 0."""
-    for text in ("x = y.bias >= 0", "x = y.inner_scale < 0"):
+    for text in ("x = y.bias >= 0", "x = y.inner_scale < 0", "def f(bias: int):\n    with g(bias >= 0): pass"):
         assert _found(tmp_path, text) == []
     for text in ("x = y.residual >= 0", "x = y.bias > 0", "x = y.bias >= 1", "x = bias >= 0"):
         assert len(_found(tmp_path, text)) == 2

@@ -95,3 +95,14 @@ def test_every_mutated_file_may_declare_something() -> None:
     assert all(
         (ROOT / test).is_file() for file in mirror.mutated_files() for test in mirror.tests_of_declarations(file)
     )
+
+
+def test_some_tests_are_chosen_by_what_they_name() -> None:
+    """Shares of the time that stay at a refresh are tested with the shares."""
+    files = mirror.tests_of("recfx/driver/refresh.py")
+    assert "tests/driver/test_torch_operators.py" not in files[:8]
+    chosen = mirror.for_names(files, {"left_to_torch", "torch_operators", "report"}, 8)
+    assert chosen[:6] == [*files[:5], "tests/driver/test_torch_operators.py"]
+    assert len(set(chosen)) == 8
+    assert mirror.for_names(files[:3], {"report"}, 8) == list(files[:3])
+    assert mirror.for_names(files, frozenset(), 8) == list(files[:8])

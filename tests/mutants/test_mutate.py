@@ -93,6 +93,13 @@ def test_the_words_of_a_mutant(tmp_path: Path) -> None:
     assert found["2 becomes 3"] == {"norms", "rms_norm", "add"}
 
 
+def test_the_names_in_the_function_of_a_mutant(tmp_path: Path) -> None:
+    (tmp_path / "file.py").write_text("a = 1\n\n\ndef f(x, y=2):\n    return x.wide + y + g(3)\n")
+    found = {m.what: m.names(tmp_path) for m in mutants_of(tmp_path, "file.py")}
+    assert found["1 becomes 2"] == found["2 becomes 3"] == frozenset()
+    assert found["3 becomes 4"] == {"f", "x", "wide", "y", "g"}
+
+
 def test_tests_with_a_word_in_their_names_run_first() -> None:
     drawn = SimpleNamespace(is_hypothesis_test=True)
     items = [

@@ -78,6 +78,34 @@ def test_a_port_that_is_taken_is_an_error_and_ends_the_models():
             assert not server.models.get("tiny").healthy
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_server_in_the_main_thread(number):
+    def refused(*_):
+        raise AssertionError("the server does not handle the signal")
+
+    def ready(server):
+        places.append(server.address)
+        os.kill(os.getpid(), number)
+
+    places, before = [], signal.signal(number, refused)
+    server = Server({"tiny": compiled()}, port=0)
+    try:
+        server.run(ready=ready)
+    finally:
+        signal.signal(number, before)
+    assert len(places) == 1
+    assert not server.models.get("tiny").healthy
+
+
+def test_a_server_that_does_not_listen_is_not_ready():
+    closed = socket.socket()
+    closed.close()
+    server, told = Server({"tiny": compiled()}, port=0), []
+    with pytest.raises(OSError, match="descriptor"):
+        server.run([closed], told.append)
+    assert told == []
+
+
 def test_settings_are_checked(tmp_path):
     for options, message in (
         ({"port": -1}, "-1 is not a port"),

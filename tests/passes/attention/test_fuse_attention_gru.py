@@ -183,6 +183,19 @@ def test_fires(name: str) -> None:
     check_fires("fuse-attention-gru", FIRES[name], Exactness.REASSOC)
 
 
+@pytest.mark.parametrize(
+    ("name", "joins"),
+    [("one linear", 0), ("deepctr-torch", 0), ("another order of the gates", 1), ("a linear for each gate", 1)],
+)
+def test_gates_of_one_linear_are_read_as_they_are(name: str, joins: int) -> None:
+    """Only gates in another order, or of several linears, are cut out and joined."""
+    program = program_of(FIRES[name])
+    result = run("fuse-attention-gru", program).program
+    assert operators(result).get("aten.cat", 0) == joins
+    added = [key for key in result.state() if key.endswith("gates")]
+    assert len(added) == joins
+
+
 @pytest.mark.parametrize("name", LEAVES_ALONE)
 def test_leaves_alone(name: str) -> None:
     body, reason = LEAVES_ALONE[name]

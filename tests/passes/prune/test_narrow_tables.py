@@ -198,7 +198,8 @@ def test_a_whole_model_keeps_its_narrow_tables_in_the_default_pipeline() -> None
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        *(({"ratio": 1.0}, "ratio=1.0"), ({"energy": 0.0}, "energy=0.0"), ({"round_to": 0}, "round_to")),
+        *(({"ratio": 1.0}, "ratio=1.0"), ({"ratio": 0.0}, "ratio=0.0"), ({"energy": 1.1}, "energy=1.1")),
+        *(({"energy": 0.0}, "energy=0.0"), ({"round_to": 0}, "round_to")),
         *(({"keep": ("absent",)}, "absent"), ({"importance": "traffic"}, "traffic")),
     ],
 )
