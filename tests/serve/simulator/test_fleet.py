@@ -40,6 +40,14 @@ def test_a_split_batch_takes_several_cores() -> None:
     assert batch.decision.predicted == TIMES.seconds(128)
 
 
+def test_the_last_free_core_takes_a_whole_batch() -> None:
+    made = scenario(cores=2, policies=Policies(splitting=SplitConfig(16, request_seconds=0.5, part_seconds=0.0)))
+    station = filled(made, [512]).station
+    station.free = 1
+    batch = station.begin(station.batching.next_batch(station.queue, 0.0)._replace(predicted=0.25), 0.0)
+    assert (batch.cores, station.free, batch.decision.predicted) == (1, 0, 0.25)
+
+
 def test_measured_times_correct_predictions_of_admission() -> None:
     station = filled(scenario(), [100] * 50).station
     while station.queue:
