@@ -65,8 +65,8 @@ def test_the_table_shows_limits_and_geometric_means() -> None:
 def tiny_world(monkeypatch: pytest.MonkeyPatch) -> Sequence[Peer]:
     """The command line with the tiny case and three peers."""
     peers = [Eager(), FakePeer("same", lambda out: out), FakePeer("liar", wrong_value)]
-    monkeypatch.setattr("benchmarks.__main__.all_cases", lambda: {"tiny": TINY})
-    monkeypatch.setattr("benchmarks.__main__.all_peers", lambda: {peer.name: peer for peer in peers})
+    monkeypatch.setattr("benchmarks.commands.side_by_side.all_cases", lambda: {"tiny": TINY})
+    monkeypatch.setattr("benchmarks.commands.side_by_side.all_peers", lambda: {peer.name: peer for peer in peers})
     monkeypatch.setattr(
         run, "__kwdefaults__", {**(run.__kwdefaults__ or {}), "machine": fake_machine, "peaks": fake_peaks}
     )
