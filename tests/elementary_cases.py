@@ -41,6 +41,8 @@ UNARY: dict[Any, list[Unary]] = {
     _aten.__or__.Scalar: [Unary(lambda x: ((x > 0) | False).float())],
     _aten.bitwise_and.Scalar: [Unary(lambda x: torch.bitwise_and(x > 0, True).float())],
     _aten.bitwise_or.Scalar: [Unary(lambda x: torch.bitwise_or(x > 0, True).float())],
+    _aten.__xor__.Scalar: [Unary(lambda x: ((x > 0) ^ True).float())],
+    _aten.bitwise_xor.Scalar: [Unary(lambda x: torch.bitwise_xor(x > 0, True).float())],
 }
 
 

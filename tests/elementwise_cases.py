@@ -143,6 +143,7 @@ BINARY: dict[Any, list[Binary]] = {
 #: matrices or reduce. A name without an overload means all of its overloads.
 OTHERS: frozenset[str] = frozenset(
     {
+        "__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift",
         "_softmax", "_unsafe_view", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d",
         "alias", "amax", "amin", "arange", "argsort", "attention_gru", "bmm", "cat", "chunk", "cin", "clone",
         "code_dot", "contiguous", "conv1d", "cross", "cumsum", "detach", "dot_interaction", "einsum", "embedding", "expand",

@@ -23,7 +23,7 @@ from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 _aten = torch.ops.aten
 _WHOLE = (torch.bool, torch.int64, torch.int32)
 
-#: A double holds all integers up to this one exactly.
+#: A double holds all integers below this one exactly; the next larger ones become this one.
 _LARGEST = 2**53
 
 
@@ -38,7 +38,7 @@ def lower_whole(
     values = [builder.value(o) for o in operands]
     if any(builder.dtype(v) not in reads for v in values):
         raise Unsupported("it mixes integers and floating-point numbers")
-    if any(abs(o.constant) > _LARGEST for o in operations):
+    if any(abs(o.constant) >= _LARGEST for o in operations):
         raise Unsupported("its constant is too large")
     if node.meta["val"].dtype is torch.int32 and any(not -(2**31) <= o.constant < 2**31 for o in operations):
         raise Unsupported("its constant exceeds int32, where torch wraps it around")

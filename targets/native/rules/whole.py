@@ -56,13 +56,41 @@ def _differs(builder: PlanBuilder, node: fx.Node) -> None:
     lower_whole(builder, node, list(node.args), operations)
 
 
-@rule(_aten.__and__.Scalar, _aten.__or__.Scalar, _aten.bitwise_and.Scalar, _aten.bitwise_or.Scalar)
-def _with_a_mask(builder: PlanBuilder, node: fx.Node) -> None:
-    """A mask with True or False. For integers these operators are bitwise, and torch runs them."""
-    if node.meta["val"].dtype is not torch.bool or not isinstance(node.args[1], bool):
-        raise Unsupported("it combines the bits of integers")
-    keeps = node.args[1] is (node.target in (_aten.__and__.Scalar, _aten.bitwise_and.Scalar))
-    lower_whole(builder, node, [node.args[0]], [] if keeps else [Operation(Op.CONSTANT, 0, 0, float(node.args[1]))])
+def _with_bits(code: Op) -> Rule:
+    """A bitwise operator of integers or a mask and a number."""
+
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        number = node.args[1]
+        if not isinstance(number, int):
+            raise Unsupported("its number is not an integer")
+        operations = [Operation(Op.CONSTANT, 0, 0, float(number)), Operation(code, 0, -1)]
+        lower_whole(builder, node, [node.args[0]], operations)
+
+    return lower
+
+
+for _code, _targets in (
+    (Op.AND, (_aten.__and__.Scalar, _aten.bitwise_and.Scalar)),
+    (Op.OR, (_aten.__or__.Scalar, _aten.bitwise_or.Scalar)),
+    (Op.XOR, (_aten.__xor__.Scalar, _aten.bitwise_xor.Scalar)),
+):
+    rule(*_targets)(_with_bits(_code))
+
+
+def _shift(code: Op) -> Rule:
+    """A shift by a fixed number of bits, which multiplies by a power of two or divides by one and rounds down."""
+
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        bits, kind = node.args[1], node.meta["val"].dtype
+        if not isinstance(bits, int) or bits < 0 or kind is torch.bool:
+            raise Unsupported("it shifts a mask, or by bits that are not a fixed number from 0 on")
+        lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, float(2**bits))])
+
+    return lower
+
+
+rule(_aten.__lshift__.Scalar, _aten.bitwise_left_shift.Tensor_Scalar)(_shift(Op.MUL_C))
+rule(_aten.__rshift__.Scalar, _aten.bitwise_right_shift.Tensor_Scalar)(_shift(Op.FLOOR_QUOTIENT_C))
 
 
 def _from_number(builder: PlanBuilder, node: fx.Node) -> None:

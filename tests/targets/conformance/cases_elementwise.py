@@ -156,6 +156,12 @@ case(_aten.__or__.Tensor, FLAG, Input("flag2", ("batch", 6), torch.bool))
 case(_aten.bitwise_and.Tensor, FLAG, Input("flag2", ("batch", 6), torch.bool))
 case(_aten.bitwise_or.Tensor, FLAG, Input("flag2", ("batch", 6), torch.bool))
 case(_aten.bitwise_not.default, FLAG)
+for _name in ["and", "or", "xor"]:
+    case(getattr(_aten, f"__{_name}__").Scalar, ID_ROWS, 3)
+    case(getattr(_aten, f"bitwise_{_name}").Scalar, ID_ROWS, 3)
+for _name in ["left", "right"]:
+    case(getattr(_aten, f"__{_name[0]}shift__").Scalar, ID_ROWS, 1)
+    case(getattr(_aten, f"bitwise_{_name}_shift").Tensor_Scalar, ID_ROWS, 1)
 case(_aten.where.self, FLAG, X, Y)
 case(_aten.where.self, FLAG, X, weights(6))
 case(_aten.where.ScalarOther, FLAG, X, 0.0)
