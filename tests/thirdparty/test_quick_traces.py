@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 #: Model -> how its quick trace differs from a plain one although both compute the same.
-DIFFERS = {"transformers/T5": "the plain trace has a contiguous() that the quick one leaves out"}
+_CONTIGUOUS = "the plain trace has a contiguous() that the quick one leaves out"
+DIFFERS = {"transformers/T5": _CONTIGUOUS, "torch-rechub/TIGER": _CONTIGUOUS}
 
 
 def labels() -> list[Any]:
