@@ -40,6 +40,7 @@ def test_every_function_refuses_a_level_that_this_processor_has_not() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_samples_and_no_rows_are_no_error(level: str) -> None:
     assert call("recfx_bpr", level.encode(), ctypes.addressof(CBpr(negative_count=1)), 1) == 0
+    assert call("recfx_bpr", level.encode(), ctypes.addressof(CBpr(negative_count=0)), 1) == 0
     offsets, weights = torch.zeros(1, dtype=torch.int64), (ctypes.c_float * 1)(1.0)
     operands = (None, None, None, offsets.data_ptr(), None, 0, None, 0, 4, ctypes.addressof(weights), 0, 0, 1)
     assert call("recfx_propagate", level.encode(), *operands) == 0

@@ -50,7 +50,7 @@ inline double jointly(float* x, int64_t count, double share) {
 }
 
 // How many samples ahead rows are prefetched: few if a sample has many rows, so that they fit into the first-level cache.
-inline int64_t samples_ahead(const Bpr& p) { return p.negative_count >= 8 ? 1 : 8 / p.negative_count; }
+inline int64_t samples_ahead(const Bpr& p) { return p.negative_count < 1 || p.negative_count >= 8 ? 1 : 8 / p.negative_count; }
 
 // For samples [begin, end): the slopes (the derivatives of the mean loss with respect to x), the losses, and the shares of the users'
 // gradients.
