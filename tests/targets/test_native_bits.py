@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, Function] = {
     "shifted right by nothing": lambda x: torch.bitwise_right_shift(x, 0),
     "shifted left": lambda x: x << 7,
     "shifted left far": lambda x: torch.bitwise_left_shift(x, 30),
+    "the largest number": lambda x: (x * 2**53 % 2**53) + (x | 2**53) if x.dtype is torch.int64 else x,
     "hashed": lambda x: ((x ^ (x >> 7)) * 31 & 1023) % 17,
 }
 
@@ -87,6 +88,11 @@ def test_drawn_bits(data: st.DataObject, bits: int, number: int, operator: Funct
         (lambda x: x * (2**53 + 1), torch.int64, "its constant is too large"),
         (lambda x: x.clamp(max=2**53 + 1), torch.int64, "its constant is too large"),
         (lambda x: x.masked_fill(x > 3, 2**53 + 1), torch.int64, "its constant is too large"),
+        (lambda x: x.clamp(min=-(2**53) - 1), torch.int64, "its constant is too large"),
+        (lambda x: x + (2**53 + 1), torch.int64, "its constant is too large"),
+        (lambda x: x // (2**53 + 1), torch.int64, "its constant is too large"),
+        (lambda x: x % (2**53 + 1), torch.int64, "its constant is too large"),
+        (lambda x: 2**53 + 1 - x, torch.int64, "its constant is too large"),
         (lambda x: x << 60, torch.int64, "its constant is too large"),
         (lambda x: x >> 31, torch.int32, "its constant exceeds int32"),
     ],

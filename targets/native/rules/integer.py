@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 _aten = torch.ops.aten
 _WHOLE = (torch.bool, torch.int64, torch.int32)
 
-#: A double holds all integers below this one exactly; the next larger ones become this one.
+#: A double holds all integers up to this one exactly. Constants are compared with it before they become doubles: the next one would pass.
 _LARGEST = 2**53
 
 
@@ -34,16 +35,17 @@ def lower_whole(
     operations: Sequence[Operation],
     reads: Sequence[torch.dtype] = _WHOLE,
 ) -> None:
-    """Computes a node of integers or a mask by `operations` on `operands`."""
+    """Computes a node of integers or a mask by `operations` on `operands`. Constants that are integers are given as such."""
     values = [builder.value(o) for o in operands]
     if any(builder.dtype(v) not in reads for v in values):
         raise Unsupported("it mixes integers and floating-point numbers")
-    if any(abs(o.constant) >= _LARGEST for o in operations):
+    if any(abs(o.constant) > _LARGEST for o in operations):
         raise Unsupported("its constant is too large")
     if node.meta["val"].dtype is torch.int32 and any(not -(2**31) <= o.constant < 2**31 for o in operations):
         raise Unsupported("its constant exceeds int32, where torch wraps it around")
     out = builder.result(node, dtypes=_WHOLE)
-    emit_pointwise(builder, values, out, operations, [], Kind.INTEGER)
+    exact = [dataclasses.replace(o, constant=float(o.constant)) for o in operations]
+    emit_pointwise(builder, values, out, exact, [], Kind.INTEGER)
     builder.values[node] = out
 
 
@@ -73,9 +75,7 @@ def _binary(code: Op, with_constant: Op | None, negate: bool = False) -> Rule:
         if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
             raise Unsupported("its alpha is not 1")
         if isinstance(right, int) and with_constant is not None:
-            return lower_whole(
-                builder, node, [left], [Operation(with_constant, 0, 0, float(-right if negate else right))]
-            )
+            return lower_whole(builder, node, [left], [Operation(with_constant, 0, 0, -right if negate else right)])
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
             raise Unsupported("its constant is not an integer")
         return lower_whole(builder, node, [left, right], [Operation(code, 0, 1)])
@@ -105,7 +105,7 @@ def lower_whole_remainder(builder: PlanBuilder, node: fx.Node) -> None:
     modulus = node.args[1]
     if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
         raise Unsupported("its operands are not integers, or its divisor varies or is zero")
-    lower_whole(builder, node, [node.args[0]], [Operation(Op.FLOOR_REMAINDER_C, 0, 0, float(modulus))])
+    lower_whole(builder, node, [node.args[0]], [Operation(Op.FLOOR_REMAINDER_C, 0, 0, modulus)])
 
 
 def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
@@ -117,7 +117,7 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
             continue
         if not isinstance(bound, int):
             raise Unsupported("its bounds are not integers")
-        operations.append(Operation(code, -1 if operations else 0, 0, float(bound)))
+        operations.append(Operation(code, -1 if operations else 0, 0, bound))
     lower_whole(builder, node, [node.args[0]], operations)
 
 

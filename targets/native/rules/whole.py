@@ -63,7 +63,7 @@ def _with_bits(code: Op) -> Rule:
         number = node.args[1]
         if not isinstance(number, int):
             raise Unsupported("its number is not an integer")
-        operations = [Operation(Op.CONSTANT, 0, 0, float(number)), Operation(code, 0, -1)]
+        operations = [Operation(Op.CONSTANT, 0, 0, number), Operation(code, 0, -1)]
         lower_whole(builder, node, [node.args[0]], operations)
 
     return lower
@@ -84,7 +84,7 @@ def _shift(code: Op) -> Rule:
         bits, kind = node.args[1], node.meta["val"].dtype
         if not isinstance(bits, int) or bits < 0 or kind is torch.bool:
             raise Unsupported("it shifts a mask, or by bits that are not a fixed number from 0 on")
-        lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, float(2**bits))])
+        lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, 2**bits)])
 
     return lower
 
@@ -97,7 +97,7 @@ def _from_number(builder: PlanBuilder, node: fx.Node) -> None:
     number: Any = node.args[1]
     if not isinstance(number, int) or len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
         raise Unsupported("its number is not an integer, or its alpha is not 1")
-    lower_whole(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, float(number))])
+    lower_whole(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, number)])
 
 
 either(_from_number, _aten.rsub.Scalar)
@@ -120,7 +120,7 @@ def _quotient(builder: PlanBuilder, node: fx.Node) -> None:
     if not isinstance(divisor, int) or isinstance(divisor, bool) or divisor == 0:
         raise Unsupported("its divisor varies, or is zero")
     code = Op.FLOOR_QUOTIENT_C if mode == "floor" else Op.QUOTIENT_C
-    lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, float(divisor))])
+    lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, divisor)])
 
 
 for _target in (_aten.floor_divide.default, _aten.div.Tensor_mode, _aten.div.Scalar_mode):
@@ -131,7 +131,7 @@ def _clamp_high(builder: PlanBuilder, node: fx.Node) -> None:
     bound: Any = node.args[1]
     if not isinstance(bound, int):
         raise Unsupported("its bound is not an integer")
-    lower_whole(builder, node, [node.args[0]], [Operation(Op.CLAMP_HIGH, 0, 0, float(bound))])
+    lower_whole(builder, node, [node.args[0]], [Operation(Op.CLAMP_HIGH, 0, 0, bound)])
 
 
 either(_clamp_high, _aten.clamp_max.default)
@@ -157,7 +157,7 @@ def whole_number(builder: PlanBuilder, given: Any) -> float:
         number = number.item()
     if number != int(number):
         raise Unsupported("it fills with a number that is not an integer")
-    return float(number)
+    return number
 
 
 def _chosen(builder: PlanBuilder, node: fx.Node) -> None:
