@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from recfx.analysis.channel_axes import flat
+from recfx.analysis.channel_views import bounds_within
 from recfx.analysis.channel_walk import Axes, Result, Rule, Walk, argument, sizes_of
 
 _PLACES = "it writes to places that indices give"
@@ -75,14 +76,8 @@ def slice_scatter(walk: Walk, node: fx.Node) -> Result:
 def written_bounds(node: fx.Node) -> tuple[int, int] | None:
     """The first place that `slice_scatter` writes, and the place behind its last one; None with a step or free sizes."""
     held: torch.Tensor = node.meta["val"]
-    start, end = argument(node, 3, "start"), argument(node, 4, "end")
     size = held.shape[argument(node, 2, "dim", 0)]
-    if argument(node, 5, "step", 1) != 1 or not isinstance(size, int):
-        return None
-    if not all(item is None or isinstance(item, int) for item in (start, end)):
-        return None
-    first, last, _ = slice(start, end).indices(size)
-    return first, max(first, last)
+    return bounds_within(size, argument(node, 3, "start"), argument(node, 4, "end"), argument(node, 5, "step", 1))
 
 
 def select_scatter(walk: Walk, node: fx.Node) -> Result:

@@ -196,8 +196,12 @@ def slice_bounds(node: fx.Node) -> tuple[int, int] | None:
             return None
         start %= size
         return start, start + length
-    start, end = argument(node, 2, "start"), argument(node, 3, "end")
-    if argument(node, 4, "step", 1) != 1 or not isinstance(size, int):
+    return bounds_within(size, argument(node, 2, "start"), argument(node, 3, "end"), argument(node, 4, "step", 1))
+
+
+def bounds_within(size: Any, start: Any, end: Any, step: Any) -> tuple[int, int] | None:
+    """The first place of an axis that a slice takes, and the place behind its last one; None with a step or free sizes."""
+    if step != 1 or not isinstance(size, int):
         return None
     if not all(item is None or isinstance(item, int) for item in (start, end)):
         return None

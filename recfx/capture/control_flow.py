@@ -28,10 +28,9 @@ _CANNOT_FAIL = frozenset(
     )
 )
 
-_CHOICE = "compute both sides and choose with torch.where"
 #: Name of an operator on sub-graphs -> what to write instead.
 _MENDS = {
-    "cond": _CHOICE,
+    "cond": "compute both sides and choose with torch.where",
     "while_loop": "write a Python loop with a fixed number of steps, and keep finished rows with torch.where",
     "scan": "write a Python loop over the steps, whose number must be fixed",
     "map_impl": "write operators over the whole batch, such as torch.bmm, or use torch.vmap",
@@ -67,6 +66,10 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
             node, "a condition of torch.cond is about sizes", "decide it in Python, as in `if x.shape[0] > 1`"
         )
     with module.graph.inserting_before(node):
+        if condition.meta["val"].ndim:  # one element, whose dimensions the results do not take
+            held = condition.meta["val"]
+            condition = module.graph.call_function(_aten.reshape.default, (condition, []))
+            condition.meta = {**node.meta, "val": held.reshape([])}
         results = [_branch(module, node, branch, operands) for branch in branches]
         chosen = [_choice(module.graph, node, condition, pair) for pair in zip(*results, strict=True)]
     for user in list(node.users):

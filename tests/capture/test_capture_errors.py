@@ -37,6 +37,23 @@ def test_batch_literal_is_explained() -> None:
     assert "x.shape[0]" in str(caught.value.hint)
 
 
+class Flexible(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Linear(8, 8)
+
+    def forward(self, x):
+        from torch.nn.attention.flex_attention import flex_attention
+
+        return flex_attention(self.queries(x), x, x)
+
+
+def test_flex_attention_is_explained() -> None:
+    with pytest.raises(CaptureError, match="flex_attention cannot be traced") as caught:
+        capture(Flexible().eval(), (rand(4, 2, 16, 8),))
+    assert "scaled_dot_product_attention" in str(caught.value.hint)
+
+
 class FailsOnItsExample(nn.Module):
     def forward(self, x):
         n = x.abs().long().sum().item()

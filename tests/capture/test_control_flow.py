@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import recfx
 from recfx.capture.control_flow import inline_conditions
 from recfx.errors import CaptureError
 
@@ -39,6 +40,10 @@ def _nested(model: Model, x: Tensor, ids: Tensor) -> Any:
 
 def _by_input(model: Model, x: Tensor, ids: Tensor) -> Any:
     return torch.cond(ids[0] > 2, lambda v: torch.cat([v, v], 1), lambda v: torch.cat([v, -v], 1), (x,))
+
+
+def _one_element(model: Model, x: Tensor, ids: Tensor) -> Any:
+    return torch.cond((x.sum() > 0).reshape(1, 1), lambda v: v.sum(), lambda v: v.mean(), (x,))
 
 
 def _lookup(model: Model, x: Tensor, ids: Tensor) -> Any:
@@ -78,7 +83,7 @@ def _exported(model: Model) -> fx.GraphModule:
     return module
 
 
-@pytest.mark.parametrize(("function", "count"), [(_layers, 1), (_nested, 2), (_by_input, 1)])
+@pytest.mark.parametrize(("function", "count"), [(_layers, 1), (_nested, 2), (_by_input, 1), (_one_element, 1)])
 def test_conditions_are_inlined(function: Callable[..., Any], count: int) -> None:
     torch.manual_seed(0)
     model = Model(function)
@@ -91,6 +96,15 @@ def test_conditions_are_inlined(function: Callable[..., Any], count: int) -> Non
         for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (want, module(x, ids))), strict=True):
             assert torch.equal(a, b)
     assert inline_conditions(module) == 0
+
+
+@pytest.mark.slow
+def test_a_model_with_conditions_is_compiled() -> None:
+    model = Model(_layers).eval()
+    fast = recfx.optimize(model, example_inputs=(torch.randn(6, 2), torch.arange(6)), measure=False)
+    for x, ids in _inputs():
+        for want, got in zip(model(x, ids), fast(x, ids), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
 def _inputs() -> list[tuple[Tensor, Tensor]]:

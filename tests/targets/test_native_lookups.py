@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -150,13 +150,6 @@ def test_weights_that_the_plan_reads_before_the_ids(length: int, padding: int) -
         return lookup.grouped_lookup([rows], [ids], [], [factors], [doubled], numbers, [0, 16], 19)
 
     near(function, [factors, ids], [rows], 1e-6, 1e-6)
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @cache
