@@ -80,8 +80,8 @@ def build(level: str) -> Path:
 def environment(level: str, library: Path, reports: Path) -> dict[str, str]:
     """The environment of a Python process that loads the library: the sanitizer's own library comes first, and leaks of
     Python are ignored. The C++ library is preloaded, because otherwise the sanitizer does not find it and ends the
-    process at the first exception of torch. Reports go to files, because pytest captures the output of a test and a
-    report ends the process.
+    process at the first exception of torch. Reports go to files or to standard error, which pytest must not capture: a
+    report ends the process, and with it what was captured.
     """
     return {
         **os.environ,
@@ -112,6 +112,7 @@ def main(level: str, *arguments: str) -> int:
         "pytest",
         "-q",
         "-x",
+        "--capture=sys",
         "-n",
         "auto",
         "--dist",

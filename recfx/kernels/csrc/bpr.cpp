@@ -1,5 +1,5 @@
 // Pairwise ranking losses over a team of threads: threads share the samples for the loss, and the rows of the tables for the gradient.
-#include <cstring>
+#include <algorithm>
 
 #include "kernels.h"
 #include "plan.h"
@@ -24,10 +24,10 @@ void member(void* state, int64_t which) {
     if (team.members > 1) team.barrier.wait();
     // Every thread reads all samples and adds to its own rows: no two threads write the same row, and every sum has the order of the samples.
     split(p.user_count, which, team.members, begin, end);
-    std::memset(p.user_gradient + begin * p.columns, 0, size_t((end - begin) * p.columns) * 4);
+    std::fill_n(p.user_gradient + begin * p.columns, (end - begin) * p.columns, 0.0f);
     team.level->bpr_user_rows(p, begin, end);
     split(p.item_count, which, team.members, begin, end);
-    std::memset(p.item_gradient + begin * p.columns, 0, size_t((end - begin) * p.columns) * 4);
+    std::fill_n(p.item_gradient + begin * p.columns, (end - begin) * p.columns, 0.0f);
     team.level->bpr_item_rows(p, begin, end);
 }
 
