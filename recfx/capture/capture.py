@@ -27,15 +27,13 @@ from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.capture.one_row_call import found_notices, one_row_call
 from recfx.capture.size_inputs import fixed_size_notices, with_size_inputs
-from recfx.capture.size_range import with_true_range
+from recfx.capture.size_range import MAX_BATCH, most_rows, up_to, with_true_range
 from recfx.capture.to_program import to_program
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
 from recfx.ir.held_values import holds_values
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, widen_batch
-
-MAX_BATCH = 65536
 
 
 def capture(
@@ -209,6 +207,7 @@ def _captured(
     traced = with_distinct_counts(call, bags) if dynamic_shapes is None else call
     explicit, shown = without_held(*explicit_forward(model, traced), outputs=held)
     shapes = _shapes_for(shown, dynamic_shapes, max_batch, bags) if marks is None else shown.like_signature(marks)
+    most = max_batch if dynamic_shapes is None else most_rows(dynamic_shapes)
     export = export_model(explicit, shown, shapes, divisible=divisible)
     program = to_program(export.program, call, leaves, in_spec, bags)
     if export.assumed and program.signature.dims.get(BATCH, (0, 0))[0] == 2:
@@ -219,7 +218,9 @@ def _captured(
     program.decided, program.doubtful, program.branches = export.decided, export.doubtful, export.branches
     if dynamic_shapes is None:
         program = specialise_rows(program)
-    program = with_true_range(program)
+    program = up_to(
+        with_true_range(program), most, traced=max(most or 0, MAX_BATCH) if dynamic_shapes is None else most
+    )
     program.notices = ("captured with strict export (non-strict export failed)",) if export.strict else ()
     return program
 
@@ -284,5 +285,5 @@ def _shapes_for(call: Call, dynamic_shapes: Any, max_batch: int, bags: Sequence[
         return None
     if dynamic_shapes is not None:
         return dynamic_shapes
-    marks = infer_dynamic_shapes(tuple(call.values), max_batch, bags)
+    marks = infer_dynamic_shapes(tuple(call.values), max_batch, bags, traced_batch=max(max_batch, MAX_BATCH))
     return call.like_signature(marks)

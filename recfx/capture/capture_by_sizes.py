@@ -10,8 +10,9 @@ from torch.utils import _pytree as pytree
 
 from recfx.capture.arranged_call import ArrangedCall, arranged_call, batch_sizes
 from recfx.capture.crosscheck import compare_with_model
-from recfx.capture.generalize import Different, generalize
+from recfx.capture.generalize import BRANCHES, Different, generalize
 from recfx.capture.inputs import Call, leaf_names
+from recfx.capture.size_range import MAX_BATCH
 from recfx.errors import CaptureError, RecfxError
 from recfx.ir.batch_axes import Arrangement
 from recfx.ir.program import Program
@@ -19,9 +20,10 @@ from recfx.ir.shapes import BATCH
 
 _LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
 _PARTS = "reshape the batch to [-1, n, ...], or take single parts with slices, whose number the batch does not change"
+_SIDES = "compute both sides and choose with torch.where, or make the batch visible to the tracer: take sizes from x.shape[0]"
 _FIXED = "take the size from x.shape[0] or write -1, never a literal"
 #: Part of the reason why traces differ -> the change to make.
-_MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS}
+_MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS, BRANCHES: _SIDES}
 
 #: Parts of capture errors whose causes do not depend on the batch size.
 _NOT_SIZES = (
@@ -114,7 +116,7 @@ def capture_with_axes(
         return None
     found = found if found.rows > 1 else found.resized(2)
     try:
-        program = free(found.call, found.marks(max_batch))
+        program = free(found.call, found.marks(max(max_batch, MAX_BATCH)))
         if BATCH not in program.signature.dims:
             return None
         program.notices += tuple(compared(program, model, found.call))

@@ -32,6 +32,11 @@ from recfx.ir.shapes import BATCH
 _aten = torch.ops.aten
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 _TRACES = 3
+#: Batch sizes for one more trace, which shows branches of forward on the batch size; the largest with at most `_MOST_ENTRIES` inputs.
+_LARGE_PRIMES = (4099, 2053, 1031, 521, 257, 131, 67, 41)
+_MOST_ENTRIES = 1 << 24
+#: Part of the message for a model that takes another branch for a large batch.
+BRANCHES = "takes a branch"
 
 
 class Different(Exception):
@@ -79,6 +84,8 @@ def generalize(
     if arrangement.plain() and not writer.generalized and split is None:
         raise Different("the traces are the same")
     specs = [_spec(spec, position, arrangement) for position, spec in enumerate(traces[0].signature.leaves)]
+    if split is None:
+        _check_large_batch(arrangement, leaves, rows, trace, (traces, batches, max_batch))
     dims = {BATCH: (2, max_batch)}
     program.signature = dataclasses.replace(traces[0].signature, leaves=tuple(specs), dims=dims)
     program.example = tuple(leaves)
@@ -87,6 +94,43 @@ def generalize(
         f"the batch is hidden from the tracer; the program was made from traces at batches {', '.join(map(str, batches))}",
     )
     return program
+
+
+def _check_large_batch(
+    arrangement: Arrangement,
+    leaves: Sequence[Any],
+    rows: int,
+    trace: Callable[[Sequence[Any]], Program],
+    merged: tuple[Sequence[Program], Sequence[int], int],
+) -> None:
+    """Merges the traces with one of a large batch: traces with fixed shapes do not record branches of forward on the batch.
+
+    Args:
+        arrangement: See `generalize`.
+        leaves: Likewise.
+        rows: Likewise.
+        trace: Likewise.
+        merged: The traces, which have the same operators, their batch sizes, and the largest batch.
+
+    Raises:
+        Different: The model computes the large batch in another way.
+    """
+    traces, batches, most = merged
+    entries = sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
+    large = next((n for n in _LARGE_PRIMES if n <= most and n * entries <= _MOST_ENTRIES * rows), None)
+    if large is None:
+        return
+    try:
+        program = trace(arrangement.resized(leaves, rows, large))
+    except CaptureError:
+        return  # the model refuses so many rows
+    try:
+        _Writer([*traces, program], [*batches, large], arrangement).write()
+    except Different as reason:
+        shown = ", ".join(map(str, batches))
+        raise Different(
+            f"forward {BRANCHES} on the batch size: it computes a batch of {large} in another way than batches of {shown}"
+        ) from reason
 
 
 def _spec(spec: LeafSpec, position: int, arrangement: Arrangement) -> LeafSpec:

@@ -1,4 +1,4 @@
-"""The batch sizes at which the recorded sizes of a program are true.
+"""The batch sizes that a program accepts: those at which its recorded sizes are true, up to the largest requested one.
 
 Torch's fake kernels ask whether a size is one, to repeat it, and answer for the example. `x[-3:-2]` has one row if x has three or more, and
 none otherwise; `x[-3:-2] * y` is then recorded with one row for every batch. The program accepts the batch sizes whose recorded sizes are
@@ -19,7 +19,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
 from recfx.errors import VerificationError
-from recfx.ir.program import Program
+from recfx.ir.program import ENDS_AT_LARGEST_BATCH, Program
 from recfx.ir.propagate import compute
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import dimension_names
@@ -27,6 +27,8 @@ from recfx.ir.true_sizes import has_clamped_size
 
 Sizes = dict[sympy.Symbol, Any]
 
+#: The largest batch by default. Traces go at least this far, so that a branch of forward on larger batches than the requested ones is seen.
+MAX_BATCH = 65536
 #: The largest number of batch sizes at which the sizes of a program are computed.
 _MOST_TRIED = 32
 
@@ -55,6 +57,30 @@ def with_true_range(program: Program) -> Program:
     high = min([*above, *([] if high is None else [high])], default=None)
     dims = {**program.signature.dims, BATCH: (low, high)}
     program.signature = dataclasses.replace(program.signature, dims=dims)
+    return program
+
+
+def most_rows(dynamic_shapes: Any) -> int | None:
+    """The largest batch in dynamic shapes that a user gave, in torch.export's form; None without a limit."""
+    leaves: list[Any] = pytree.tree_leaves(dynamic_shapes)
+    return max((dim.max for dim in leaves if getattr(dim, "__name__", None) == BATCH), default=None)
+
+
+def up_to(program: Program, most: int | None, *, traced: int | None) -> Program:
+    """The program for at most `most` rows. It gets `ENDS_AT_LARGEST_BATCH` if the trace holds for fewer rows than it was made for.
+
+    Args:
+        program: The program.
+        most: The largest requested batch; None without a limit.
+        traced: The largest batch of the trace.
+    """
+    if BATCH not in program.signature.dims:
+        return program
+    low, high = program.signature.dims[BATCH]
+    if high is not None and (traced is None or high < traced):
+        program.properties |= {ENDS_AT_LARGEST_BATCH}
+    high = min([n for n in (high, most) if n is not None], default=None)
+    program.signature = dataclasses.replace(program.signature, dims={**program.signature.dims, BATCH: (low, high)})
     return program
 
 

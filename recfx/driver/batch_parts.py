@@ -14,6 +14,7 @@ import torch
 from recfx.driver.parts import Parts
 from recfx.errors import InputError
 from recfx.ir.printer import symbol_names
+from recfx.ir.program import ENDS_AT_LARGEST_BATCH
 from recfx.ir.shapes import BATCH, sizes_of
 from recfx.ir.sizes import evaluate_size
 from recfx.ir.true_sizes import has_clamped_size
@@ -35,6 +36,11 @@ def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, in
     if least > 1 and any(has_clamped_size(node.meta.get("val")) for node in program.graph.nodes):
         raise InputError(
             f"the outputs cannot be computed from a batch of 0: a slice of the batch needs {least} rows",
+            hint=f"pass at least {least} rows",
+        )
+    if least > 2:
+        raise InputError(
+            f"the outputs cannot be computed from a batch of 0: the model was captured for {least} rows and more",
             hint=f"pass at least {least} rows",
         )
     names = symbol_names(program)
@@ -75,6 +81,11 @@ def run_in_parts(parts: Parts, leaves: Sequence[Any], rows: int, most: int) -> l
     Raises:
         InputError: The rows depend on one another, or cannot be divided.
     """
+    if ENDS_AT_LARGEST_BATCH in parts.program.properties:
+        raise InputError(
+            f"batch = {rows} is above {most}, and the model treats larger batches in another way, or refuses them",
+            hint="optimize once more with an example of this batch, and call that model for large batches",
+        )
     divided = parts.division
     count = -(-rows // most)
     if not isinstance(divided, str) and rows // count < divided.least_rows:

@@ -17,7 +17,7 @@ from recfx.driver.row_plan import RowPlan, row_plan
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError
 from recfx.ir.jagged_bags import all_bags
-from recfx.ir.program import Program
+from recfx.ir.program import ENDS_AT_LARGEST_BATCH, Program
 from recfx.ir.shapes import BATCH
 from recfx.ir.synthetic import with_synthetic_example
 from recfx.ops.lookup import grouped_lookup
@@ -98,6 +98,8 @@ class Parts:
         plan = self.row_plan
         if isinstance(plan, str):
             return plan
+        if ENDS_AT_LARGEST_BATCH in self.program.properties:
+            return "the model treats larger batches in another way, or refuses them"
         if BATCH not in self.program.signature.dims:
             return "the model has no batch"
         return Division(self.program, plan, lambda: request_side(self.plans, self.run, self.exemplified.example))

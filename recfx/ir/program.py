@@ -20,6 +20,9 @@ from recfx.ir.shapes import batch_size
 from recfx.ir.signature import Signature
 from recfx.ir.state_paths import get_state as get_state
 
+#: The property of a program that is right only up to its largest batch: the model treats larger batches in another way, or refuses them.
+ENDS_AT_LARGEST_BATCH = "ends-at-largest-batch"
+
 
 class Origin(Enum):
     """The origin of an input's rows: one per request, one per candidate, or the same at every call.
@@ -63,7 +66,7 @@ class Program:
             `get_attr` nodes with the user's names; the output is a flat tuple.
         signature: The calling convention.
         example: One set of leaves, used for checks and measurements.
-        properties: Facts that passes established ("functional", "canonical", ...).
+        properties: Facts that capture found or passes established ("functional", "canonical", ...).
         history: All rewrites so far.
         origins: Leaf name -> origin of its rows; leaves without an entry are `Origin.CANDIDATE`.
         notices: Sentences for the user about the capture.

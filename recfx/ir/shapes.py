@@ -86,13 +86,16 @@ def widen_batch(values: Sequence[Any], bags: Sequence[Bags] = ()) -> list[Any]:
     return found
 
 
-def infer_dynamic_shapes(values: Any, max_batch: int, bags: Sequence[Bags] = ()) -> Any:
+def infer_dynamic_shapes(
+    values: Any, max_batch: int, bags: Sequence[Bags] = (), *, traced_batch: int | None = None
+) -> Any:
     """Marks dimension 0 of every tensor as the batch when it has the size of the batch; marks bags as `bags.marks` does.
 
     Args:
         values: The parameter values, nested as the user nests them.
         max_batch: The largest batch of the captured model.
         bags: The leaves that form bags.
+        traced_batch: The largest batch of the trace, if it is another.
 
     Returns:
         The same nesting with `{0: Dim("batch", min=1, max=max_batch)}` or None at each leaf.
@@ -107,7 +110,7 @@ def infer_dynamic_shapes(values: Any, max_batch: int, bags: Sequence[Bags] = ())
             f"the example batch has {size} rows, more than max_batch={max_batch}",
             hint="give a smaller example or a larger max_batch",
         )
-    dim = torch.export.Dim(BATCH, min=1, max=max_batch)
+    dim = torch.export.Dim(BATCH, min=1, max=traced_batch or max_batch)
     held = bag_marks(bags, pytree.tree_leaves(values), dim)
     marks: list[Any] = []
     for part, position in zip(parts, positions(parts), strict=True):

@@ -212,3 +212,20 @@ def test_the_arrangement_of_an_input_is_found(dim: int, step: int, rows: int, ba
     resized = found.resized([leaf, other], rows, batch)[0].movedim(dim, 0).reshape(batch, step, -1)
     apart = leaf.movedim(dim, 0).reshape(rows, step, -1)
     assert all(torch.equal(resized[i], apart[i % rows]) for i in range(batch))
+
+
+@pytest.mark.parametrize("most", [40, 4000])
+def test_a_branch_on_a_hidden_batch_is_refused(most: int) -> None:
+    """Traces of fixed shapes do not record it, and no batch of the comparison is as large."""
+
+    class Branching(Base):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = torch.tensor(list(range(len(x))))[:, None]
+            return x * 2 + places if len(x) > most else x.exp() + places
+
+    with pytest.raises(
+        CaptureError, match=r"takes a branch on the batch size: it computes a batch of 4099 in another way"
+    ) as caught:
+        capture(Branching().eval(), (torch.randn(6, 3),))
+    assert "torch.where" in str(caught.value.hint)
+    assert capture(Branching().eval(), (torch.randn(6, 3),), max_batch=40).signature.dims["batch"] == (2, 40)

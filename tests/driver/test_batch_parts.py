@@ -115,6 +115,26 @@ def test_rows_that_depend_on_one_another_are_not_divided(name: str) -> None:
         fast(torch.randn(9, 3))
 
 
+def test_a_batch_above_a_branch_of_the_model_is_refused(tmp_path: Path) -> None:
+    """Parts of it would take the branch for small batches. With a smaller `max_batch` as well, which hides no branch."""
+    model = Function(lambda m, x: x * 2 if x.shape[0] > 10 else x.exp())
+    few, many = torch.randn(10, 3), torch.randn(11, 3)
+    for options in ({}, {"max_batch": 8}, {"dynamic_shapes": (({0: torch.export.Dim("batch", min=1, max=50)},),)}):
+        fast = recfx.optimize(model, example_inputs=few[:6], measure=False, **options)
+        fast.save(tmp_path / "model")
+        for each in (fast, recfx.load(tmp_path / "model")):
+            torch.testing.assert_close(each(few[:8]), model(few[:8]))
+            with pytest.raises(
+                InputError, match=r"batch = 11 is above (10|8), and the model treats larger batches in another way"
+            ):
+                each(many)
+    large = recfx.optimize(model, example_inputs=many, measure=False)
+    torch.testing.assert_close(large(many), model(many))
+    for rows in (few, few[:0]):
+        with pytest.raises(InputError, match=r"outside the captured range 11 to|captured for 11 rows and more"):
+            large(rows)
+
+
 def test_outputs_without_rows_are_computed_from_none() -> None:
     model = Function(lambda m, x: (x.sum(), x * 2, x.mean()))
     fast = recfx.optimize(model, example_inputs=torch.randn(4, 3), measure=False)
