@@ -6,7 +6,7 @@
     clone, contiguous, alias, detach, lift_fresh_copy -> x   when strides stay as they are
     view, reshape, expand, flatten, squeeze, permute  -> x   when the shape and the strides stay as they are
     reshape(reshape(x, a), b)      -> reshape(x, b)
-    cat([x])                       -> x
+    cat([x]), split(x, n, d)[0]    -> x                 when there is one part only
     cat(split(x, n, d), d)         -> x                 see `joined_parts`
     x * 1, x / 1                   -> x
     _assert_tensor_metadata, _assert_scalar(True) -> nothing
@@ -18,6 +18,7 @@ Requires: functional. Establishes: canonical. Exactness: EXACT.
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
 from recfx.passes.clean.assertions import holds, uses_of_numbers
-from recfx.passes.clean.joined_parts import join_of_parts
+from recfx.passes.clean.joined_parts import join_of_parts, only_part
 from recfx.passes.clean.spelling import SPELLINGS
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
 
@@ -86,6 +87,7 @@ class Canonicalize(Pass):
                 ("conversion", _CONVERSIONS, _conversion),
                 ("reshape", _RESHAPES, _no_reshape),
                 ("reshape-of-reshape", SIZED_RESHAPES, _reshape_of_reshape),
+                ("only-part", (operator.getitem,), only_part),
                 *SPELLINGS,
                 ("join-of-parts", JOINS, join_of_parts),
                 ("times-one", SCALINGS, _times_one),

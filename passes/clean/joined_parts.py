@@ -1,5 +1,6 @@
-"""The rule of canonicalize for joins of all parts of a split, in order: they are a reshape of what was split.
+"""The rules of canonicalize for all parts of a split: joined in order, they are a reshape of what was split; a single part is all of it.
 
+    split(x, n, d)[0]                               -> x    when there is one part only
     cat(split(x, n, d), d)                          -> x
     cat(split(x [B, P, T], 1, 1), 2)                -> reshape(x, [B, 1, P * T])
     stack(unbind(x, d), d)                          -> x
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.access import items_of
+from recfx.ir.access import argument_of, items_of
 from recfx.ir.op_sets import SPLITS
 from recfx.ir.sizes import same_sizes
 from recfx.passes._match import argument, same_layout, value
@@ -54,6 +55,23 @@ def join_of_parts(node: fx.Node, ctx: PassContext) -> Any:
     return (
         found if held is not None and same_layout(held, joined) else Miss("the tensor that was split has other strides")
     )
+
+
+def only_part(node: fx.Node, ctx: PassContext) -> Any:
+    """The part of a split into one, such as a batch that a model computes in pieces of 1,024 rows and that has no more.
+
+    Args:
+        node: The part.
+        ctx: The pass context.
+    """
+    split = node.args[0]
+    if not isinstance(split, fx.Node) or split.target not in SPLITS:
+        return None
+    parts, source = split.meta.get("val"), argument_of(split, 0, fx.Node)
+    before, after = value(source), value(node)
+    if not isinstance(parts, tuple | list) or len(parts) != 1 or before is None or after is None:
+        return None
+    return source if same_layout(before, after) else Miss("the part has other strides or sizes")
 
 
 def _runs(parts: Sequence[fx.Node]) -> list[list[fx.Node]]:

@@ -34,6 +34,8 @@ def limit_notices(
     if BATCH not in program.signature.dims:
         return []
     low, high = program.signature.dims[BATCH]
+    if any(LIMITS in notice for notice in program.notices):
+        return []
     if low <= 1 and (high is None or high >= max_batch):
         return []
     outside = [low - 1] * (low > 1) + ([high + 1] if high is not None and high < max_batch else [])

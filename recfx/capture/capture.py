@@ -23,6 +23,7 @@ from recfx.capture.export_ladder import HiddenBatch, export_model
 from recfx.capture.exported_signature import fixed_input_notices
 from recfx.capture.find_bags import bags_of_call, with_distinct_counts
 from recfx.capture.inputs import Call, distinct_values, normalize_call, register_containers
+from recfx.capture.larger_batches import same_in_parts
 from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.capture.one_row_call import found_notices, one_row_call
@@ -32,7 +33,7 @@ from recfx.capture.to_program import to_program
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
 from recfx.ir.held_values import holds_values
-from recfx.ir.program import Program
+from recfx.ir.program import ENDS_AT_LARGEST_BATCH, Program
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, widen_batch
 
 
@@ -84,11 +85,17 @@ def capture(
         state.restore()
         tracer = _Tracer(model, state, dynamic_shapes, max_batch, bags, held, tuple(cases))
         program = tracer.searched(given, call, place) if searches else tracer.traced(call, check=check)
+    in_parts = False
+    if ENDS_AT_LARGEST_BATCH in program.properties:
+        with unchanged(model):
+            in_parts = same_in_parts(program, model, call)
+        program.properties -= {ENDS_AT_LARGEST_BATCH} if in_parts else set()
     if dynamic_shapes is None:
         with unchanged(model):
             limits = limit_notices(
                 program, max_batch, program.branches, partial(refusal_of_batch, model, call, program)
             )
+        limits = [f"{notice}; a call of more rows runs in parts" if in_parts else notice for notice in limits]
         fixed = (*fixed_input_notices(program.signature), *limits, *fixed_size_notices(program))
         program.notices += (*found_notices(place), *fixed)
     return program

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.capture.arranged_call import ArrangedCall, arranged_call, batch_sizes
 from recfx.capture.crosscheck import compare_with_model
-from recfx.capture.generalize import BRANCHES, Different, generalize
+from recfx.capture.generalize import Different, generalize
 from recfx.capture.inputs import Call, leaf_names
 from recfx.capture.size_range import MAX_BATCH
 from recfx.errors import CaptureError, RecfxError
@@ -20,10 +20,9 @@ from recfx.ir.shapes import BATCH
 
 _LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
 _PARTS = "reshape the batch to [-1, n, ...], or take single parts with slices, whose number the batch does not change"
-_SIDES = "compute both sides and choose with torch.where, or make the batch visible to the tracer: take sizes from x.shape[0]"
 _FIXED = "take the size from x.shape[0] or write -1, never a literal"
 #: Part of the reason why traces differ -> the change to make.
-_MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS, BRANCHES: _SIDES}
+_MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS}
 
 #: Parts of capture errors whose causes do not depend on the batch size.
 _NOT_SIZES = (

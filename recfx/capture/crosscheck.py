@@ -48,7 +48,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
         name, leaves = checked_example(program)
         if program.long_call is not None:
             first = run_model(model, call, leaves)
-        if not _agree(first, run_model(model, call, leaves)):
+        if not agree(first, run_model(model, call, leaves)):
             raise CaptureError(
                 "the model gives different answers for the same inputs in eval mode",
                 where=type(model).__name__,
@@ -197,7 +197,7 @@ def _run_example(model: torch.nn.Module, call: Call, program: Program) -> list[A
 def _require_agreement(
     expected: list[Any], actual: list[Any], inputs: str, model: torch.nn.Module, *, by_row: bool = False
 ) -> None:
-    if not _agree(expected, actual, by_row=by_row):
+    if not agree(expected, actual, by_row=by_row):
         raise CaptureError(
             f"the captured graph disagrees with the model {difference(expected, actual)} on {inputs}",
             where=type(model).__name__,
@@ -205,7 +205,8 @@ def _require_agreement(
         )
 
 
-def _agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = False) -> bool:
+def agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = False) -> bool:
+    """Whether flat outputs agree, in floating point up to a few last bits of the largest value."""
     if len(expected) != len(actual):
         return False
     for want, got in zip(expected, actual, strict=True):

@@ -17,14 +17,16 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from recfx.capture.batch_limits import LIMITS
 from recfx.capture.generalize_constants import general_constant
+from recfx.capture.larger_batches import largest_alike
 from recfx.capture.separate_parts import separate_parts, varying_split
 from recfx.capture.size_lines import Line, Sizes, line_through
 from recfx.errors import CaptureError, VerificationError
 from recfx.ir.batch_axes import Arrangement
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.op_sets import EQUAL_SPLITS
-from recfx.ir.program import Program, get_state
+from recfx.ir.program import ENDS_AT_LARGEST_BATCH, Program, get_state
 from recfx.ir.propagate import new_size, refresh
 from recfx.ir.provenance import where
 from recfx.ir.shapes import BATCH
@@ -32,11 +34,6 @@ from recfx.ir.shapes import BATCH
 _aten = torch.ops.aten
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 _TRACES = 3
-#: Batch sizes for one more trace, which shows branches of forward on the batch size; the largest with at most `_MOST_ENTRIES` inputs.
-_LARGE_PRIMES = (4099, 2053, 1031, 521, 257, 131, 67, 41)
-_MOST_ENTRIES = 1 << 24
-#: Part of the message for a model that takes another branch for a large batch.
-BRANCHES = "takes a branch"
 
 
 class Different(Exception):
@@ -84,53 +81,34 @@ def generalize(
     if arrangement.plain() and not writer.generalized and split is None:
         raise Different("the traces are the same")
     specs = [_spec(spec, position, arrangement) for position, spec in enumerate(traces[0].signature.leaves)]
-    if split is None:
-        _check_large_batch(arrangement, leaves, rows, trace, (traces, batches, max_batch))
-    dims = {BATCH: (2, max_batch)}
+
+    def alike(batch: int) -> bool:
+        try:
+            more = trace(arrangement.resized(leaves, rows, batch))
+        except CaptureError:
+            return True  # the model refuses so many rows
+        try:
+            _Writer([*traces, more], [*batches, batch], arrangement).write()
+        except Different:
+            return False
+        return True
+
+    entries = sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor)) // rows
+    most = max_batch if split is not None else largest_alike(alike, batches[-1], max_batch, entries)
+    dims = {BATCH: (2, most)}
     program.signature = dataclasses.replace(traces[0].signature, leaves=tuple(specs), dims=dims)
     program.example = tuple(leaves)
     program.notices = (
         *program.notices,
         f"the batch is hidden from the tracer; the program was made from traces at batches {', '.join(map(str, batches))}",
     )
+    if most < max_batch:
+        program.properties |= {ENDS_AT_LARGEST_BATCH}
+        program.notices += (
+            f"a branch on the batch size in forward {LIMITS} 2 to {most}: it computes larger batches in another way; compute both sides "
+            "and choose with torch.where",
+        )
     return program
-
-
-def _check_large_batch(
-    arrangement: Arrangement,
-    leaves: Sequence[Any],
-    rows: int,
-    trace: Callable[[Sequence[Any]], Program],
-    merged: tuple[Sequence[Program], Sequence[int], int],
-) -> None:
-    """Merges the traces with one of a large batch: traces with fixed shapes do not record branches of forward on the batch.
-
-    Args:
-        arrangement: See `generalize`.
-        leaves: Likewise.
-        rows: Likewise.
-        trace: Likewise.
-        merged: The traces, which have the same operators, their batch sizes, and the largest batch.
-
-    Raises:
-        Different: The model computes the large batch in another way.
-    """
-    traces, batches, most = merged
-    entries = sum(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
-    large = next((n for n in _LARGE_PRIMES if n <= most and n * entries <= _MOST_ENTRIES * rows), None)
-    if large is None:
-        return
-    try:
-        program = trace(arrangement.resized(leaves, rows, large))
-    except CaptureError:
-        return  # the model refuses so many rows
-    try:
-        _Writer([*traces, program], [*batches, large], arrangement).write()
-    except Different as reason:
-        shown = ", ".join(map(str, batches))
-        raise Different(
-            f"forward {BRANCHES} on the batch size: it computes a batch of {large} in another way than batches of {shown}"
-        ) from reason
 
 
 def _spec(spec: LeafSpec, position: int, arrangement: Arrangement) -> LeafSpec:

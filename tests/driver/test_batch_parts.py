@@ -135,6 +135,17 @@ def test_a_batch_above_a_branch_of_the_model_is_refused(tmp_path: Path) -> None:
             large(rows)
 
 
+def test_a_model_that_computes_its_batch_in_pieces_takes_any_batch() -> None:
+    model = Function(lambda m, x: torch.cat([part.exp() for part in x.split(8)]))
+    x = torch.randn(37, 3)
+    fast = recfx.optimize(model, example_inputs=x[:6], measure=False)
+    assert [n for n in fast.report.notices if n.endswith("; a call of more rows runs in parts")]
+    torch.testing.assert_close(fast(x), model(x))
+    apart = Function(lambda m, x: torch.cat([part - part.mean(0) for part in x.split(8)]))
+    with pytest.raises(InputError, match="the model treats larger batches in another way"):
+        recfx.optimize(apart, example_inputs=x[:6], measure=False)(x)
+
+
 def test_outputs_without_rows_are_computed_from_none() -> None:
     model = Function(lambda m, x: (x.sum(), x * 2, x.mean()))
     fast = recfx.optimize(model, example_inputs=torch.randn(4, 3), measure=False)

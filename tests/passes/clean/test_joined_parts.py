@@ -40,6 +40,11 @@ FIRES = {
     "cat with other tensors": Case(
         lambda: Function(lambda m, x: torch.cat([x.cos(), *x.split(2, 1), x.sin()], 1)), ROWS, 1, {"aten.cat": 1}
     ),
+    "a split into one part": Case(lambda: Function(lambda m, x: x.split(8, 1)[0] + 1), ROWS, 1, GONE),
+    "a chunk that is all": Case(lambda: Function(lambda m, x: x.chunk(1, 1)[0] + 1), ROWS, 1, {"aten.chunk": 0}),
+    "a batch in pieces, of which it fills one": Case(
+        lambda: Function(lambda m, x: torch.cat([part.exp() for part in x.split(8)])), ROWS, 2, GONE
+    ),
     "two splits": Case(
         lambda: Function(lambda m, x: torch.cat([*x.cos().split(2, 1), *x.sin().split(3, 1)], 1)), ROWS, 1,
         {"aten.cat": 1, "aten.split.Tensor": 0},
@@ -49,6 +54,7 @@ FIRES = {
 LEAVES_ALONE = {
     "another order": Case(lambda: Function(lambda m, x: torch.cat(x.split(2, 1)[::-1], 1) + 1), ROWS, reason=None),
     "one part is missing": Case(lambda: Function(lambda m, x: torch.cat(x.split(2, 1)[1:], 1) + 1), ROWS, reason=None),
+    "the first part of several": Case(lambda: Function(lambda m, x: x.split(4, 1)[0] + 1), ROWS, reason=None),
     "one part twice": Case(
         lambda: Function(lambda m, x: torch.cat([*x.split(2, 1)[:2], x.split(2, 1)[0]], 1) + 1), ROWS, reason=None
     ),
