@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 
 from recfx.capture.crosscheck import run_model
 from recfx.capture.inputs import Call
-from recfx.ir.batch_axes import Arrangement, find_arrangement
+from recfx.ir.batch_axes import Arrangement, Axis, find_arrangement
 from recfx.ir.jagged import is_jagged
-from recfx.ir.shapes import BATCH, in_export_form
+from recfx.ir.shapes import BATCH, batch_size, in_export_form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,15 @@ class ArrangedCall:
         """Whether every tensor has rows."""
         tensors = [isinstance(leaf, torch.Tensor) and leaf.ndim > 0 for leaf in self.leaves]
         return all(axis is not None for axis, held in zip(self.arrangement.axes, tensors, strict=True) if held)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the batch is where a trace without a search frees it: every first dimension of the size of the first one."""
+        first = batch_size(self.call.values)
+        firsts = [
+            Axis(0) if isinstance(leaf, torch.Tensor) and leaf.shape[:1] == (first,) else None for leaf in self.leaves
+        ]
+        return not self.arrangement.sizes and self.rows == first and list(self.arrangement.axes) == firsts
 
     def resized(self, rows: int) -> ArrangedCall:
         """The call with another number of rows, which repeat those of this one."""

@@ -111,7 +111,7 @@ def capture_with_axes(
     model: torch.nn.Module, found: ArrangedCall, free: Callable[..., Program], max_batch: int
 ) -> Program | None:
     """Captures a model once, with the batch where it was found; None where that is of no use, or fails."""
-    if found.arrangement.plain() or found.arrangement.sizes or not found.gives_rows(model):
+    if found.is_default or found.arrangement.sizes or not found.gives_rows(model):
         return None
     found = found if found.rows > 1 else found.resized(2)
     try:

@@ -114,7 +114,7 @@ def _options(leaf: Any, rows: int) -> list[Axis | str | None]:
     if not isinstance(leaf, torch.Tensor) or not leaf.ndim:
         return [None]
     if leaf.shape[0] == rows > 1:
-        return [Axis(0)]
+        return [Axis(0), None]
     found: list[Axis | str | None] = [Axis(dim) for dim in range(leaf.ndim) if leaf.shape[dim] == rows]
     if leaf.shape[0] > rows and leaf.shape[0] % rows == 0:
         found.append(Axis(0, leaf.shape[0] // rows))

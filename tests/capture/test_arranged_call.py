@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pass_cases import Function
 from torch import Tensor, nn
 
 import recfx
@@ -141,3 +142,38 @@ def test_a_literal_size_gives_no_rows() -> None:
     assert found.arrangement.axes == (Axis(0, 6),)
     assert not found.gives_rows(model)
     assert sizes(capture(model, (torch.randn(6),))) == ["batch"]
+
+
+class OneUser(nn.Module):
+    """Scores of some items for one user."""
+
+    def __init__(self, joined: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.joined = nn.Embedding(30, 4), joined
+
+    def forward(self, user: torch.Tensor, history: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        found = self.table(user) + self.table(history).mean(1)
+        if self.joined == "expand":
+            found = found.expand(items.shape[0], -1)
+        elif self.joined == "repeat":
+            found = found.repeat(items.shape[0], 1)
+        return (found * self.table(items)).sum(-1)
+
+
+@pytest.mark.parametrize("joined", ["expand", "repeat", "broadcast"])
+def test_one_user_takes_any_number_of_items(joined: str) -> None:
+    """The batch is the items of the example, not multiples of them."""
+    model, user, history = OneUser(joined).eval(), torch.tensor([3]), torch.randint(0, 30, (1, 5))
+    fast = recfx.optimize(model, "eager", example_inputs=(user, history, torch.arange(6)), measure=False)
+    assert [str(leaf.shape) for leaf in fast.program.signature.leaves] == ["(1,)", "(1, 5)", "('batch',)"]
+    for items in (torch.arange(1), torch.arange(7), torch.arange(12)):
+        torch.testing.assert_close(fast(user, history, items), model(user, history, items))
+
+
+def test_a_matrix_of_as_many_rows_as_the_example_keeps_its_size() -> None:
+    model, matrix = Function(lambda m, x, y: x @ y), torch.randn(6, 6)
+    program = capture(model, (torch.randn(6, 6), matrix))
+    assert [leaf.shape for leaf in program.signature.leaves] == [("batch", 6), (6, 6)]
+    x = torch.randn(7, 6)
+    torch.testing.assert_close(program(x, matrix), model(x, matrix))
