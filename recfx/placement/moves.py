@@ -1,8 +1,11 @@
-"""Improves a plan by exchanging the backend of one region at a time. Regions are formed of whole units here, which is fast."""
+"""Improves a plan by exchanging the backend of one region at a time, or tries all choices of a small graph. Regions are formed of whole units
+here, which is fast."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from recfx.placement.costs import TORCH, CostTable
@@ -96,6 +99,15 @@ class Moves:
             taken += len(units)
             found.append(units)
         return found
+
+    def cheapest(self, most: int) -> tuple[int, ...] | None:
+        """The cheapest of all choices; None if there are more than `most`, or if none is possible."""
+        runs = [[label for label, seconds in enumerate(row) if seconds < float("inf")] for row in self.own]
+        if math.prod(map(len, runs)) > most:
+            return None
+        costs = ((self.regions(labels), labels) for labels in itertools.product(*runs))
+        best = min(((_seconds(regions), labels) for regions, labels in costs if regions is not None), default=None)
+        return None if best is None else best[1]
 
     def improved(self, labels: Sequence[int]) -> tuple[int, ...]:
         """A choice that no exchange of the backend of one region makes cheaper, or the best after many exchanges.

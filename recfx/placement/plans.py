@@ -19,6 +19,8 @@ from recfx.placement.solve import Costs, Problem, solve
 _CALL_SHARES = (0.5, 0.0, 1.0, 5.0)
 #: How many of the cheapest plans are improved by exchanges of single regions.
 _IMPROVED = 3
+#: The most choices that are all tried, which takes some 10 ms.
+_ALL = 729
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +67,17 @@ def single_plans(table: CostTable) -> list[Plan]:
 
 
 def best_plans(table: CostTable) -> list[Plan]:
-    """The cheapest plan for each of several subsets of the backends, and all plans of one backend, by predicted cost."""
+    """Plans by predicted cost: the cheapest for each of several subsets of the backends, all of one backend, and for a small graph the
+    cheapest of all."""
     found: dict[tuple[int, ...], Plan] = {plan.labels: plan for plan in single_plans(table)}
     for allowed, share in _variations(len(table.graph.backends), _torch(table)):
         solution = solve(_problem(table, allowed, share))
         if np.isfinite(solution.cost) and solution.labels not in found:
             found[solution.labels] = plan_of(table, solution.labels)
     moves = Moves(table)
-    for plan in sorted(found.values(), key=_seconds)[:_IMPROVED]:
-        labels = moves.improved(plan.labels)
-        if labels not in found:
+    better = [moves.improved(plan.labels) for plan in sorted(found.values(), key=_seconds)[:_IMPROVED]]
+    for labels in (*better, moves.cheapest(_ALL)):
+        if labels is not None and labels not in found:
             found[labels] = plan_of(table, labels)
     return sorted(found.values(), key=_seconds)
 
