@@ -87,8 +87,7 @@ inline bool write_codes(const float* x, int64_t k, int64_t units, const RowCodes
     auto lanes = [&](vf v) {
         if constexpr (Checks) zeros = zeros + v * 0.0f;  // NaN for infinities and NaN
         if constexpr (Lifted) v = v * codes.lift;
-        v = round_even(v * codes.inverse);
-        return to_int(max(min(v, limit), -limit)) + codes.zero;
+        return round_to_int(max(min(v * codes.inverse, limit), -limit)) + codes.zero;
     };
     alignas(64) int32_t q[W] = {};
     int64_t i = 0;

@@ -123,6 +123,12 @@ inline vf round_even(vf v) {
     return (v + shift) - shift;
 }
 
+// As integers, for |v| < 2^22: the low bits of the shifted number.
+inline vi round_to_int(vf v) {
+    const vf shift = splat(12582912.0f);
+    return as_int(v + shift) - as_int(shift);
+}
+
 inline float sum_lanes(vf v) {
     alignas(64) float lanes[W];
     __builtin_memcpy(lanes, &v, sizeof v);
