@@ -19,6 +19,7 @@ from recfx.targets.native.partition import refusals
 from recfx.targets.native.region_plan import RegionPlan
 from recfx.targets.native.rules.registry import RULES
 from recfx.targets.native.weights import DryPacker, Packer
+from recfx.version import VERSION
 
 
 class NativeBackend(Backend):
@@ -30,6 +31,10 @@ class NativeBackend(Backend):
 
     def unavailable(self) -> str | None:
         return missing()
+
+    def version(self) -> str:
+        """With the instruction-set level, since each has speeds of its own."""
+        return f"{VERSION}, {level()}" if missing() is None else VERSION
 
     def state(self) -> str:
         pages = huge_pages.unavailable()

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
+from native_kit import LEVELS
 from torch import fx
 
 import recfx
@@ -145,7 +146,14 @@ def test_a_backend_that_is_broken_on_import_counts_as_missing(monkeypatch: pytes
 
 
 def test_the_version_of_a_backend_without_a_library_is_that_of_recfx() -> None:
-    assert BACKENDS["eager"].version() == BACKENDS["native"].version() == VERSION
+    assert BACKENDS["eager"].version() == VERSION
+
+
+def test_measurements_of_native_are_for_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has speeds of its own, so that a stored measurement of one does not choose a plan for another."""
+    for level in LEVELS:
+        monkeypatch.setenv("RECFX_LEVEL", level)
+        assert BACKENDS["native"].version() == f"{VERSION}, {level}"
 
 
 def test_backends_are_imported_and_constructed_when_asked_for() -> None:
