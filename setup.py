@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("recfx/kernels/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
+AVX512_BF16 = [*AVX512, "-mavx512vnni", "-mavx512bf16"]
 COMMON = [
     "plan",
     "pool",
@@ -47,7 +48,8 @@ X86_FLAGS = {
     "level_portable": ["-O2"],  # for processors from before 2013: it takes two thirds of the time to compile
     "level_avx2": AVX2,
     "level_avx512": AVX512,
-    "level_avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
+    "level_avx512_bf16": AVX512_BF16,
+    "level_amx": [*AVX512_BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
     "scan_avx2": AVX2,
     "scan_avx512": AVX512,
     "scan_avx512_vpopcntdq": [*AVX512, "-mavx512vnni", "-mavx512vpopcntdq"],
@@ -56,9 +58,14 @@ ARM_FLAGS = {"level_neon_dotprod": ["-march=armv8.2-a+dotprod"]}
 FAMILIES = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm64": ARM_FLAGS}
 
 
-def flags_of_sources(machine: str) -> dict[str, list[str]]:
-    """The C++ sources of a machine, as `platform.machine()` names it, and the flags that each needs beside those of all."""
+def flags_of_sources(machine: str, amx: bool = True) -> dict[str, list[str]]:
+    """The C++ sources of a machine, as `platform.machine()` names it, and the flags that each needs beside those of all; without
+    `amx`, those that need no instructions of AMX."""
     levels: dict[str, list[str]] = {"level_portable": [], "scan_portable": [], **FAMILIES.get(machine.lower(), {})}
+    if not amx:
+        levels.pop("level_amx", None)
+    elif "level_amx" in levels:
+        levels["levels"] = ["-DRECFX_AMX"]
     # All levels and machines give the same bits in a search and in a table, which a contracted product and sum would not.
     exact = ("scan", "queries", "retrieval", "encode")
     return {
@@ -78,6 +85,13 @@ def is_gcc(compiler: list[str]) -> bool:
     return "Free Software Foundation" in done.stdout
 
 
+def knows_amx(compiler: list[str]) -> bool:
+    """Whether a compiler and its assembler know the instructions of AMX: GCC and clang do from version 11 on, binutils from 2.36."""
+    command = [*compiler, *X86_FLAGS["level_amx"], "-x", "c", "-c", "-o", os.devnull, "-"]
+    text = 'void f(void) { __asm__ volatile("tdpbusd %tmm2, %tmm1, %tmm0"); }'
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False).returncode == 0
+
+
 class BuildKernels(build_ext):
     """Gives each level's source its own flags, and compiles the sources in parallel.
 
@@ -87,7 +101,8 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Any) -> None:
         compiler: Any = self.compiler
         compile_one = compiler._compile
-        flags = flags_of_sources(platform.machine())
+        flags = flags_of_sources(platform.machine(), amx=knows_amx(compiler.compiler_so))
+        ext.sources = [source for source in ext.sources if Path(source).stem in {*flags, MODULE}]
         own = GCC_OPTIONS if is_gcc(compiler.compiler_so) else []
         jobs = int(os.environ.get("RECFX_BUILD_JOBS") or os.cpu_count() or 1)
 

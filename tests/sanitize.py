@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from setup import files_of_kernels, flags_of_sources  # noqa: E402
+from setup import files_of_kernels, flags_of_sources, knows_amx  # noqa: E402
 
 SOURCES = ROOT / "recfx" / "kernels" / "csrc"
 #: The tests of the kernels; those of other backends run none of this library's code.
@@ -38,7 +38,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 def sources(level: str) -> dict[str, list[str]]:
     """The sources of a build and the flags of each; a portable build has no sources of other levels."""
-    found = flags_of_sources(platform.machine())
+    found = flags_of_sources(platform.machine(), amx=knows_amx(compiler()))
     if level != "portable":
         return found
     kept = {n: f for n, f in found.items() if not n.startswith(("level_", "scan_")) or n.endswith("_portable")}

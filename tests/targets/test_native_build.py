@@ -44,7 +44,7 @@ def test_levels_go_by_the_processor(build: ModuleType, machine: str) -> None:
     assert any("neon" in name for name in sources) == (machine in ARM)
     for name, flags in sources.items():
         special = [flag for flag in flags if flag.startswith("-m")]
-        assert bool(special) == any(level in name for level in ("avx", "neon")), name
+        assert bool(special) == any(level in name for level in ("avx", "amx", "neon")), name
         assert machine in ARM or not any(flag.startswith("-march=") for flag in special), name
         assert ("-ffp-contract=off" in flags) == name.startswith(("scan", "queries", "retrieval", "encode"))
 
@@ -113,6 +113,19 @@ def test_options_of_gcc_are_for_gcc(build: ModuleType, tmp_path: Path, version: 
     compiler.write_text(f"#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\n[ $1 = --version ] && echo '{version}'\n")
     compiler.chmod(0o755)
     assert build.is_gcc([str(compiler), "-pthread", "-fPIC"]) is gcc
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_matrix_instructions_are_left_out_where_the_compiler_does_not_know_them(
+    build: ModuleType, tmp_path: Path, known: bool
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\ncase $* in *-mamx*) exit {0 if known else 1};; esac\n")
+    compiler.chmod(0o755)
+    assert build.knows_amx([str(compiler), "-pthread"]) is known
+    sources = build.flags_of_sources("x86_64", amx=known)
+    assert ("level_amx" in sources) is known
+    assert ("-DRECFX_AMX" in sources["levels"]) is known
 
 
 @pytest.mark.slow

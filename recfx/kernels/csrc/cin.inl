@@ -110,6 +110,9 @@ struct OuterSource {
 };
 
 void cin_step(const RecfxStep& step, const Context& context, const Range& range) {
+#if RECFX_HAS_AMX
+    if (step.ints[CinInt::format] == WEIGHT_F32) return level_avx512_bf16()->steps.of_kind[RECFX_CIN](step, context, range);
+#endif
     const RecfxView& x = step.views[CinView::maps];
     const int64_t columns = x.size[1], k = step.ints[CinInt::inputs];
     const PackedProduct product{(range.end - range.begin) * columns, step.ints[CinInt::outputs], k, static_cast<const uint32_t*>(step.pointers[CinPointer::weight])};

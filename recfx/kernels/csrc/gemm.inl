@@ -81,6 +81,9 @@ inline void one_column(const RecfxStep& step, const Context& context, const Rang
 
 void gemm_step(const RecfxStep& step, const Context& context, const Range& range) {
     const int64_t format = step.ints[GemmInt::format], n = step.ints[GemmInt::outputs], k = step.ints[GemmInt::inputs];
+#if RECFX_HAS_AMX
+    if (format == WEIGHT_F32) return level_avx512_bf16()->steps.of_kind[RECFX_GEMM](step, context, range);
+#endif
     if (format == WEIGHT_F32 && n == 1) return one_column(step, context, range);
     const RecfxView& x = step.views[GemmView::input];
     const GemmRows rows{&x, &step.views[GemmView::factor], &step.views[GemmView::summand], &step.out, range.begin, x.size[0]};

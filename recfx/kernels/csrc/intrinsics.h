@@ -14,6 +14,11 @@
 #if defined(__AVX512VNNI__) && RECFX_LANES == 16
 #define RECFX_HAS_VNNI 1
 #endif
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && RECFX_LANES == 16
+#define RECFX_HAS_AMX 1
+#else
+#define RECFX_HAS_AMX 0
+#endif
 #if defined(__AVX512BW__) && RECFX_LANES == 16
 #define RECFX_HAS_MADD512 1
 #endif

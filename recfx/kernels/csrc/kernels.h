@@ -137,6 +137,7 @@ struct Level {
 // nullptr: there is no such level, or this processor does not run it.
 const Level* find_level(const char* name);
 
+const Level* level_amx();
 const Level* level_avx512_bf16();
 const Level* level_avx512();
 const Level* level_avx2();

@@ -8,6 +8,10 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace recfx {
@@ -28,6 +32,18 @@ bool runs_avx512() {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
 bool runs_avx512_bf16() { return runs_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"); }
+// The state of tiles is 8 KiB for each thread, which Linux gives to processes that ask for it, from version 5.16 on.
+bool runs_amx() {
+#if defined(__linux__) && defined(RECFX_AMX)
+    constexpr unsigned BF16 = 1u << 22, TILE = 1u << 24, INT8 = 1u << 25, ALL = BF16 | TILE | INT8;  // EDX of leaf 7, which older headers do not name
+    constexpr int REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA
+    unsigned eax, ebx, ecx, edx;
+    return runs_avx512_bf16() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & ALL) == ALL &&
+           syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 bool runs_avx512_vpopcntdq() { return runs_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq"); }
 #elif defined(__aarch64__)
 bool runs_dotprod() {
@@ -45,6 +61,9 @@ bool runs_dotprod() {
 // Best first.
 const Entry<Level> LEVELS[] = {
 #if defined(__x86_64__)
+#if defined(RECFX_AMX)
+    {level_amx, runs_amx()},
+#endif
     {level_avx512_bf16, runs_avx512_bf16()},
     {level_avx512, runs_avx512()},
     {level_avx2, runs_avx2()},

@@ -28,7 +28,7 @@ inline uint32_t weight_unit(int32_t format, const void* weight, int64_t n, int64
 
 inline int64_t depth_of(int32_t format) { return format == WEIGHT_F32 ? DotF32::depth : format == WEIGHT_BF16 ? DotBF16::depth : DotI8::depth; }
 
-void pack(int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed) {
+inline void pack(int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed) {
     const int64_t depth = depth_of(format), units = (k + depth - 1) / depth;
     for (int64_t panel = 0; panel * PANEL < n; ++panel)
         for (int64_t u = 0; u < units; ++u)

@@ -3,10 +3,9 @@
 // Every element of the product is summed over k in order in one accumulator, in every tile: the result does not depend on the batch size, the
 // blocking or the number of threads.
 #pragma once
-#include "activation.inl"
 #include "convert.inl"
-#include "kernels.h"
-#include "pack.inl"
+#include "epilogue.inl"
+#include "matrix_tiles.inl"
 
 namespace recfx {
 namespace {
@@ -29,94 +28,8 @@ inline void split_rows(int64_t rows, int64_t tile, int64_t tiles, int64_t& begin
 
 constexpr int FEW = 4;  // up to this many rows, several panels go through one tile
 constexpr int64_t LONG_SUM = 128;  // units
-constexpr int64_t CHUNK_BYTES = 256 << 10;
+constexpr int64_t CHUNK_BYTES = (RECFX_HAS_AMX ? 512 : 256) << 10;  // a quarter of the second-level cache
 constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is split into slabs, so that many rows share one read of the weights
-
-// The memory that the epilogue of one row reads and writes.
-struct EpilogueRow {
-    const float *mul, *add;
-    float* out;
-    float scale;   // of an int8 input
-    int32_t zero;  // the offset of an int8 input
-    const float* not_finite = nullptr;  // an int8 input that holds an infinity or NaN
-};
-
-struct Epilogue {
-    Activation activation;
-    const float *bias, *scale;
-    const int32_t* column_sums;
-    const EpilogueRow* rows;  // of the chunk
-    int64_t n;
-    bool sums_first;  // both `mul` and `add` are added before the activation
-    bool plain;       // neither `mul` nor `add`, and at most a ReLU
-    float* partial = nullptr;  // sums of the slabs before, by row of the chunk and padded column
-    bool resume = false, keep = false;  // whether a slab starts from those sums; whether it stores its own there
-    const uint32_t* weights = nullptr;  // packed int8 weights [k], for rows with infinities or NaN
-    int64_t k = 0;
-
-    float* partial_at(int64_t chunk_row, int64_t column) const { return partial + chunk_row * ((n + PANEL - 1) / PANEL * PANEL) + column; }
-
-    // The product of a row with infinities or NaN and int8 weights. Finite numbers of the row do not change the result.
-    __attribute__((noinline)) vf product_of_not_finite(const float* x, int64_t column) const {
-        const uint32_t* from = weights + column / PANEL * ((k + DotI8::depth - 1) / DotI8::depth) * PANEL + column % PANEL;
-        vf sum = {};
-        for (int64_t i = 0; i < k; ++i)
-            if (!(__builtin_fabsf(x[i]) <= __FLT_MAX__))
-                sum = sum + x[i] * to_float(integers_of<DotI8>(load_as<vi>(from + i / DotI8::depth * PANEL), i % DotI8::depth));
-        return sum * load(scale + column);
-    }
-
-    template <class V>
-    inline vf product(V acc, const EpilogueRow& r, int64_t column) const {
-        if constexpr (__is_same(V, vi)) {
-            if (__builtin_expect(r.not_finite != nullptr, 0)) return product_of_not_finite(r.not_finite, column);
-            const vi sum = r.zero ? acc - r.zero * load_as<vi>(column_sums + column) : acc;
-            return to_float(sum) * load(scale + column) * r.scale;
-        } else {
-            return acc;
-        }
-    }
-
-    template <class V>
-    inline void write(V acc, const EpilogueRow& r, int64_t column) const {
-        const int64_t left = n - column;
-        if (left <= 0) return;
-        vf y = product(acc, r, column);
-        if (bias) y = y + load(bias + column);
-        const vf m = !r.mul ? vf{} : left >= W ? load(r.mul + column) : load_some(r.mul + column, left);
-        const vf a = !r.add ? vf{} : left >= W ? load(r.add + column) : load_some(r.add + column, left);
-        if (sums_first) y = y + a + m;
-        if (activation.kind) y = activate(y, activation, column);
-        if (!sums_first && r.mul) y = y * m;
-        if (!sums_first && r.add) y = y + a;
-        if (left >= W) store(r.out + column, y);
-        else store_some(r.out + column, y, left);
-    }
-
-    // Whole vectors with at most a bias and a ReLU.
-    template <class V>
-    inline void write_plain(V acc, const EpilogueRow& r, int64_t column, bool relu) const {
-        vf y = product(acc, r, column);
-        if (bias) y = y + load(bias + column);
-        store(r.out + column, relu ? (y < 0.0f ? splat(0.0f) : y) : y);
-    }
-};
-
-// The epilogue of a step. Int, Float and Pointer are the enumerations that name its arguments.
-template <class Int, class Float, class Pointer>
-inline Epilogue epilogue_of(const RecfxStep& step) {
-    const Activation activation = activation_of<Int, Float, Pointer>(step);
-    return {activation, static_cast<const float*>(step.pointers[Pointer::bias]), static_cast<const float*>(step.pointers[Pointer::scale]),
-            static_cast<const int32_t*>(step.pointers[Pointer::column_sums]), nullptr, step.ints[Int::outputs], false, activation.kind <= ACT_RELU};
-}
-
-// Inputs and weights of a product: rows of `units` units, `row_units` apart; panels `panel_units` apart.
-struct Operands {
-    const uint32_t *a, *b;
-    int64_t row_units, panel_units, units;
-
-    Operands from(int64_t row, int64_t panel) const { return {a + row * row_units, b + panel * panel_units, row_units, panel_units, units}; }
-};
 
 // MR rows by V vectors of columns from a panel's first on: half a panel, a panel, or several.
 template <class D, int MR, int V>
@@ -175,8 +88,6 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
         for (int v = 0; v < V; ++v) e.write(sums[r][v], to[r], panel * PANEL + v * W);
 }
 
-inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }
-
 // A few rows do not fill the registers with sums; several panels at once hide their latency. Every other call goes backward: if the weights
 // are a little larger than the second-level cache, the part that the previous call read last is still in the cache and is read first.
 template <class D, int MR>
@@ -210,15 +121,33 @@ struct Chunk {
     EpilogueRow* rows;
 };
 
-// The product of a chunk's rows with panels [p0, p1). Not inlined: all sources of rows share one copy of its tiles.
+// The product of up to FEW rows.
 template <class D>
-__attribute__((noinline)) void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
-    if (!e.partial) switch (count) {
+inline void multiply_few(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
+    switch (count) {
         case 1: return few_rows<D, 1>(o, e, p0, p1, backward);
         case 2: return few_rows<D, 2>(o, e, p0, p1, backward);
         case 3: return few_rows<D, 3>(o, e, p0, p1, backward);
         case FEW: return few_rows<D, FEW>(o, e, p0, p1, backward);
     }
+}
+
+// The product of a chunk's rows with panels [p0, p1). Not inlined: all sources of rows share one copy of its tiles. A chunk's rows and units are
+// padded to multiples of CHUNK_ROWS (unless it has fewer) and CHUNK_UNITS.
+#if RECFX_HAS_AMX
+constexpr int64_t CHUNK_ROWS = BLOCK, CHUNK_UNITS = TILE;
+
+template <class D>
+__attribute__((noinline)) void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
+    if (__is_same(D, DotI8) && count <= FEW) multiply_few<DotI8>(o, count, e, p0, p1, backward);
+    else multiply_by_tiles<D>(o, count, e, p0, p1, backward);
+}
+#else
+constexpr int64_t CHUNK_ROWS = TILE_ROWS, CHUNK_UNITS = 1;
+
+template <class D>
+__attribute__((noinline)) void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
+    if (!e.partial && count <= FEW) return multiply_few<D>(o, count, e, p0, p1, backward);
     const int64_t tiles = row_tiles(count);
     for (int64_t panel = p0; panel < p1; ++panel)
         for (int64_t t = 0; t < tiles; ++t) {
@@ -228,6 +157,9 @@ __attribute__((noinline)) void multiply(const Operands& o, int64_t count, const 
             of_rows(o.from(r0, panel), e, r0, panel);
         }
 }
+#endif
+
+inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // The sizes of a product, and its packed weights.
 struct PackedProduct {
@@ -253,10 +185,10 @@ inline void multiply_rows(const PackedProduct& product, Epilogue e, Source& sour
     const bool deep = !Integers && units > DEEP && m1 - m0 > Source::DEEP_ROWS;
     const int64_t slab = deep ? SLAB : units > 0 ? units : 1;
     // Rows a power of two apart would compete for the few lines of one cache set.
-    const int64_t stride = slab % 256 == 0 ? slab + 16 : slab;
-    const int64_t fitting = CHUNK_BYTES / (slab * 4) / TILE_ROWS, chunk_rows = (fitting ? fitting : 1) * TILE_ROWS;
-    const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;
-    const size_t unit_bytes = (size_t(held * stride + W) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
+    const int64_t padded = round_up(slab, CHUNK_UNITS), stride = padded % 256 == 0 ? padded + 16 : padded;
+    const int64_t fitting = CHUNK_BYTES / (slab * 4) / CHUNK_ROWS, chunk_rows = (fitting ? fitting : 1) * CHUNK_ROWS;
+    const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0, padded_rows = RECFX_HAS_AMX ? round_up(held, CHUNK_ROWS) : held;
+    const size_t unit_bytes = size_t(round_up(padded_rows * stride + W, 16)) * 4, partial_bytes = deep ? size_t(padded_rows * panels * PANEL) * 4 : 0;
     const size_t row_bytes = (size_t(held) * sizeof(EpilogueRow) + 63) / 64 * 64;
     const size_t bytes = unit_bytes + partial_bytes + row_bytes + source.bytes(held, slab * D::depth);
     char* memory = static_cast<char*>(context.scratch->at_least(bytes));
@@ -278,13 +210,16 @@ inline void multiply_rows(const PackedProduct& product, Epilogue e, Source& sour
     }
 }
 
-// Calls `run` with the products of a weight format and whether its rows are quantised.
+// Calls `run` with the products of a weight format and whether its rows are quantised. Products of float32 have no matrix instructions: they
+// are those of the level below, so that they are not compiled again.
 template <class F>
 inline void with_format(int64_t format, F run) {
     switch (format) {
         case WEIGHT_BF16: return run(DotBF16{}, KindOf<false>{});
         case WEIGHT_I8: return run(DotI8{}, KindOf<true>{});
+#if !RECFX_HAS_AMX
         default: return run(DotF32{}, KindOf<false>{});
+#endif
     }
 }
 
