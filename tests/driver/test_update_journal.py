@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import resource
-import signal
-import subprocess
-import sys
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from child_process import Child
 from live_rows_kit import NAMES, ROWS, Tables, drawn, inputs, optimize
 
 import recfx
@@ -24,10 +23,18 @@ from recfx.errors import ArtifactError
 Kept = Callable[[], recfx.CompiledModel]
 
 
-@pytest.fixture(params=["fp32", "int8"])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved model, which tests copy."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    optimize(Tables().eval(), precision=request.param).save(folder)
+    return folder
+
+
+@pytest.fixture
+def kept(saved: Path, tmp_path: Path) -> Kept:
     """Loads a saved model and keeps its updates."""
-    optimize(Tables().eval(), precision=request.param).save(tmp_path / "model")
+    shutil.copytree(saved, tmp_path / "model")
 
     def load() -> recfx.CompiledModel:
         fast = recfx.load(tmp_path / "model")
@@ -240,28 +247,20 @@ def test_models_that_the_folder_does_not_hold_are_refused(kept: Kept, tmp_path: 
     assert saved.update_tables(drawn(NAMES, 5)) == 1
 
 
-_WRITER = """
-import sys, torch, recfx
-fast = recfx.load(sys.argv[1])
-seed = fast.keep_updates(sys.argv[1])
-while True:
-    rows = torch.full((40, 16), float(seed % 7) + 1)
-    fast.update_tables({name: (torch.arange(40), rows) for name in ("users", "items", "tags")})
-    seed += 1
-    print(seed, flush=True)
-"""
-
-
 def test_a_process_that_is_killed_loses_nothing_that_it_reported(kept: Kept, tmp_path: Path) -> None:
-    writer = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(tmp_path / "model")], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "1\n"
+    def write(tell: Callable[[object], object]) -> None:
+        fast = recfx.load(tmp_path / "model")
+        seed = fast.keep_updates(tmp_path / "model")
+        while True:
+            rows = torch.full((40, 16), float(seed % 7) + 1)
+            fast.update_tables({name: (torch.arange(40), rows) for name in ("users", "items", "tags")})
+            seed += 1
+            tell(seed)
+
+    writer = Child(write)
+    assert writer.line() == "1"
     time.sleep(0.05)
-    writer.send_signal(signal.SIGKILL)
-    last = int([1, *writer.stdout.read().split()][-1])
-    writer.wait()
+    last = int(["1", *writer.kill()][-1])
     fast = kept()
     assert last <= fast.table_version <= last + 1
     other = recfx.load(tmp_path / "model")

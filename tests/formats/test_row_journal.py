@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from child_process import Child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,33 +165,26 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     assert len(_read(path)) == 3
 
 
-_WRITER = """
-import sys, torch
-from pathlib import Path
-from recfx.formats.row_journal import Record, RowJournal
-journal = RowJournal(Path(sys.argv[1]), "base")
-number = 0
-while True:
-    rows = torch.full((5000, 64), float(number))
-    with journal.locked():
-        list(journal.read())
-        journal.append(Record({"items": (torch.arange(5000), rows)}))
-    number += 1
-    print(number, flush=True)
-"""
-
-
 def test_a_writer_that_is_killed_loses_nothing_that_it_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows"
+
+    def write(tell: Callable[[object], object]) -> None:
+        journal = RowJournal(path, "base")
+        number = 0
+        while True:
+            rows = torch.full((5000, 64), float(number))
+            with journal.locked():
+                list(journal.read())
+                journal.append(Record({"items": (torch.arange(5000), rows)}))
+            number += 1
+            tell(number)
+
     for _ in range(3):
         before = len(_read(path)) if path.exists() else 0
-        writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "1\n"
+        writer = Child(write)
+        assert writer.line() == "1"
         time.sleep(0.05)
-        writer.send_signal(signal.SIGKILL)
-        reported = 1 + len(writer.stdout.read().split())
-        writer.wait()
+        reported = 1 + len(writer.kill())
         found = _read(path)
         assert before + reported <= len(found) <= before + reported + 1
         for record in found:

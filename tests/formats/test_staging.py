@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from child_process import Child
 
 from recfx.formats import staging
 from recfx.formats.staging import clear_stale, write_folder
@@ -60,46 +59,38 @@ def test_a_writer_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "a.json").read_text() == "a.json"
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from recfx.formats.staging import write_folder
-
-def fill(folder):
-    (folder / "half").write_text("x")
-    if sys.argv[2] == "wait":
-        print("filling", flush=True)
-        sys.stdin.readline()
-    else:
+def test_the_folder_of_a_killed_writer_is_removed_by_the_next(tmp_path: Path) -> None:
+    def half(folder: Path) -> None:
+        (folder / "half").write_text("x")
         os._exit(9)
 
-write_folder(Path(sys.argv[1]), fill)
-"""
-
-
-def test_the_folder_of_a_killed_writer_is_removed_by_the_next(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "model"), "die"], check=False)
+    assert Child(lambda tell: write_folder(tmp_path / "model", half)).wait() == 9
     assert [p.name.startswith(".model.recfx-") for p in tmp_path.iterdir()] == [True]
     write_folder(tmp_path / "model", fill)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
 def test_the_folder_of_a_living_writer_stays(tmp_path: Path) -> None:
-    writer = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path / "model"), "wait"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert writer.stdin is not None
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "filling\n"
+    go, told = os.pipe()
+
+    def write(tell: Callable[[object], object]) -> None:
+        def half(folder: Path) -> None:
+            (folder / "half").write_text("x")
+            tell("filling")
+            os.read(go, 1)
+
+        write_folder(tmp_path / "model", half)
+
+    writer = Child(write)
+    assert writer.line() == "filling"
     write_folder(tmp_path / "model", fill)
     assert len(list(tmp_path.iterdir())) == 2
-    writer.communicate("go on\n")
-    assert writer.returncode == 0
+    os.write(told, b"!")
+    assert writer.wait() == 0
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["half"]  # the last writer's
+    os.close(go)
+    os.close(told)
 
 
 def test_hidden_folders_of_others_stay(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from child_process import Child
 
 from recfx.targets import package_cache
 
@@ -80,16 +79,17 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_two_processes_store_one_key(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from recfx.targets import package_cache as c\n"
-        "folder = Path(sys.argv[1]); file = folder / sys.argv[2]; file.write_bytes(b'a library')\n"
-        "for i in range(40):\n"
-        "    kept = c.store(folder / 'cache', f'key-{i}', file, {})\n"
-        "    assert kept is not None and kept.read_bytes() == b'a library', i\n"
-        "    assert c.stored(folder / 'cache', f'key-{i}') is not None, i\n"
-    )
-    running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("one", "two")]
-    assert [process.wait(600) for process in running] == [0, 0]
+    def store(name: str) -> None:
+        file = tmp_path / name
+        file.write_bytes(b"a library")
+        for i in range(40):
+            kept = package_cache.store(tmp_path / "cache", f"key-{i}", file, {})
+            assert kept is not None
+            assert kept.read_bytes() == b"a library", i
+            assert package_cache.stored(tmp_path / "cache", f"key-{i}") is not None, i
+
+    running = [Child(lambda tell, name=name: store(name)) for name in ("one", "two")]  # type: ignore[misc]
+    assert [process.wait() for process in running] == [0, 0]
     assert len(list((tmp_path / "cache").iterdir())) == 40
 
 
