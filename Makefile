@@ -35,9 +35,10 @@ test: $(STAMP)
 nightly: $(STAMP)
 	$(BIN)/python tests/nightly.py $(ARGS)
 
-# Mutation testing: small mistakes in the sources, which the nearest tests must detect. A run continues from the verdicts of earlier runs.
+# Mutation testing: small mistakes in the sources, which the tests must detect. The first run records which functions each test runs; a run continues
+# from the verdicts of earlier runs.
 mutants: $(STAMP)
-	$(BIN)/python -m tests.mutants --results build/mutants.jsonl $(ARGS)
+	$(BIN)/python -m tests.mutants --results build/mutants.jsonl --reach build/mutants-reach.jsonl $(ARGS)
 
 # The checks of ids, offsets and codes in the kernels, each with a mistake.
 mutants-kernels: $(STAMP)

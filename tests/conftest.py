@@ -31,6 +31,7 @@ settings.register_profile(
 settings.register_profile(  # this profile does not shrink failing examples
     "mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate]
 )
+settings.register_profile("reach", settings.get_profile("mutants"), max_examples=4)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RANDOM_MODELS = ROOT / "build" / "random-models.json"
-MUTANTS, MUTANTS_SECONDS = ROOT / "build" / "mutants.jsonl", 6 * 3600
+MUTANTS, REACH, MUTANTS_SECONDS = ROOT / "build" / "mutants.jsonl", ROOT / "build" / "mutants-reach.jsonl", 6 * 3600
 PARTS = ("tests", "sanitizers", "mutants", "random")
 
 
@@ -34,7 +34,16 @@ def commands(parts: list[str]) -> Iterator[list[str]]:
     if "sanitizers" in parts:
         yield from (["tests/sanitize.py", level] for level in levels())
     if "mutants" in parts:
-        yield ["-m", "tests.mutants", "--results", str(MUTANTS), "--seconds", str(MUTANTS_SECONDS)]
+        yield [
+            "-m",
+            "tests.mutants",
+            "--results",
+            str(MUTANTS),
+            "--reach",
+            str(REACH),
+            "--seconds",
+            str(MUTANTS_SECONDS),
+        ]
         yield ["-m", "tests.mutants.kernels"]
     if "random" in parts:
         yield ["-m", "benchmarks", "random-models", "--out", str(RANDOM_MODELS)]

@@ -14,16 +14,24 @@ from pathlib import Path
 
 from tests.mutants.draw import draw, of_each_room
 from tests.mutants.execute import KILLED, SURVIVED, TIMEOUT, Verdict, warm_up
+from tests.mutants.imports import test_files
 from tests.mutants.known import equivalent
 from tests.mutants.mirror import mutated_files, tests_of
 from tests.mutants.mutate import Mutant
 from tests.mutants.processes import fork
+from tests.mutants.reaching import Record
 from tests.mutants.results import Results
 from tests.mutants.rooms import judge_room
 
 
 def judge_all(
-    mutants: Sequence[Mutant], mirror: Callable[[str], Sequence[str]], *, workers: int, limit: float, seconds: float
+    mutants: Sequence[Mutant],
+    mirror: Callable[[str], Sequence[str]],
+    *,
+    workers: int,
+    limit: float,
+    seconds: float,
+    record: Record | None = None,
 ) -> Iterator[tuple[Mutant, Verdict]]:
     """Yields the verdicts on mutants, room by room, to the end or to the time limit."""
     rooms: dict[str, list[Mutant]] = {}
@@ -43,7 +51,7 @@ def judge_all(
         while waiting and len(running) < workers and time.monotonic() < end:
             room = waiting.pop(0)
             running.append(
-                fork(lambda room=room: judge_room(room, mirror, limit, end, report) or 0, None, float("inf"))
+                fork(lambda room=room: judge_room(room, mirror, limit, end, report, record) or 0, None, float("inf"))
             )  # type: ignore[misc, func-returns-value]
         if not running:
             return
@@ -84,6 +92,11 @@ def main() -> int:
     parser.add_argument(
         "--results", type=Path, help="file of verdicts (JSON lines); mutants with a valid verdict are not run again"
     )
+    parser.add_argument(
+        "--reach",
+        type=Path,
+        help="record of the functions that each test runs (JSON lines); test files that it lacks are run first",
+    )
     parser.add_argument("--most-files", type=int, help="largest number of test files for a mutant")
     parser.add_argument("--tests", nargs="+", help="the test files to run; by default the nearest of each mutated file")
     return _run(parser.parse_args())
@@ -102,11 +115,13 @@ def _run(given: argparse.Namespace) -> int:
             _print(mutant, verdict)
     if left := [mutant for mutant in mutants if mutant not in verdicts]:
         warm_up()
+        record = _record(given)
+        limits = {"workers": given.workers, "limit": given.limit, "seconds": given.seconds, "record": record}
 
         def mirror(file: str) -> Sequence[str]:
             return (given.tests or tests_of(file))[: given.most_files]
 
-        for mutant, verdict in judge_all(left, mirror, workers=given.workers, limit=given.limit, seconds=given.seconds):
+        for mutant, verdict in judge_all(left, mirror, **limits):
             verdicts[mutant] = verdict
             results.add(mutant, verdict)
             _print(mutant, verdict)
@@ -118,6 +133,18 @@ def _run(given: argparse.Namespace) -> int:
         f"{len(drawn) - len(mutants)} equivalent"
     )
     return int(counts[SURVIVED] > given.survivors or (bool(verdicts) and share < given.at_least))
+
+
+def _record(given: argparse.Namespace) -> Record | None:
+    """The record of the functions that each test runs, with the test files that it lacks added; None if the tests are named, or no record
+    is asked for."""
+    if given.reach is None or given.tests:
+        return None
+    record = Record(given.reach)
+    if lacking := record.lacks(test_files()):
+        print(f"records what the tests of {len(lacking)} files run", flush=True)
+        record.add(lacking, given.workers)
+    return record
 
 
 def _print(mutant: Mutant, verdict: Verdict) -> None:

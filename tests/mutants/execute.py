@@ -82,25 +82,33 @@ class Judge:
         in."""
         return self._of_files(files, lambda: swap(mutant), mutant.words(ROOT))
 
-    def imported(self, mutant: Mutant, files: Sequence[str]) -> Verdict:
-        """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
+    def imported(self, mutant: Mutant, files: Sequence[str], chosen: list[str] | None = None) -> Verdict:
+        """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx.
+
+        Args:
+            mutant: The mutant.
+            files: The test files.
+            chosen: Their tests that run; all by default.
+        """
 
         def put_in() -> bool:
             code = compiled(mutant.file, mutant.tree(ROOT))
             sys.meta_path.insert(0, Finder({mutant.file: lambda: code}, {}))
             return True
 
-        verdict = self._of_files(files, put_in, mutant.words(ROOT))
+        verdict = self._of_files(files, put_in, mutant.words(ROOT), chosen)
         assert verdict is not None
         return verdict
 
-    def _of_files(self, files: Sequence[str], put_in: Callable[[], bool], words: frozenset[str]) -> Verdict | None:
+    def _of_files(
+        self, files: Sequence[str], put_in: Callable[[], bool], words: frozenset[str], chosen: list[str] | None = None
+    ) -> Verdict | None:
         """The verdict of whole test files, whose tests with one of the words in their names run first. Files that exceed
         the limits without a mutant do not judge it."""
         while True:
-            verdict = self._run(files, None, put_in, _UNTIMED, words)
+            verdict = self._run(files, chosen, put_in, _UNTIMED, words)
             if verdict == Verdict(TIMEOUT):
-                without = self._run(files, None, lambda: True, _UNTIMED)
+                without = self._run(files, chosen, lambda: True, _UNTIMED)
                 return Verdict(SURVIVED) if without == Verdict(TIMEOUT) else verdict
             if verdict is None or self._stands(verdict, lambda: True):
                 return verdict

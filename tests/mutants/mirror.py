@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.mutants.imports import ROOT, distances, module_of, source_files, test_files
+from tests.mutants.imports import ROOT, distances, facts, module_of, source_files, test_files
 
 #: The largest number of test files of a source file, unless more are named after it.
 _MOST_FILES = 40
@@ -130,15 +130,9 @@ def _mentions(test: str, file: str) -> int:
 @cache
 def _words_of(test: str) -> tuple[frozenset[str], frozenset[str]]:
     """The names in a test file, and its texts of several words."""
-    nodes = list(ast.walk(ast.parse(_text(test))))
-    names = {
-        node.attr if isinstance(node, ast.Attribute) else node.id
-        for node in nodes
-        if isinstance(node, ast.Attribute | ast.Name)
-    }
-    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return frozenset(names), frozenset(
-        text for text in strings if " " in text and _LEAST_TEXT <= len(text) <= _MOST_TEXT
+    found = facts(test)
+    return found.names, frozenset(
+        text for text in found.texts if " " in text and _LEAST_TEXT <= len(text) <= _MOST_TEXT
     )
 
 

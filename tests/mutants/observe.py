@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,37 @@ def observe(files: Sequence[str], tests: Tests, reached: Reached, room: str) -> 
     _run(files, ["--continue-on-collection-errors"], [_Observer(tests, reached, room)])
 
 
+class _Brief:
+    """A pytest plugin that ends after some seconds, and records Hypothesis tests, which draw fewer examples here, with the time of all.
+
+    Args:
+        tests: The results.
+        seconds: The elapsed seconds after which no test is started.
+    """
+
+    def __init__(self, tests: Tests, seconds: float) -> None:
+        self._tests, self._end = tests, time.monotonic() + seconds
+
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        if time.monotonic() > self._end:
+            item.session.shouldstop = "the time of this file is over"
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            self._tests.seconds[item.nodeid] = 5 * self._tests.seconds.get(item.nodeid, 0.0)
+
+
+def observe_briefly(file: str, tests: Tests, reached: Reached, seconds: float) -> None:
+    """Runs a test file without a mutant, Hypothesis tests with a fifth of the examples and last, and adds the results to `tests`.
+
+    Args:
+        file: The test file.
+        tests: The results, which this adds to.
+        reached: What collects the functions that run.
+        seconds: The elapsed seconds after which no test is started; the tests left are not in the results.
+    """
+    plugins = [_Observer(tests, reached, "passes"), _Brief(tests, seconds), NamedFirst(())]
+    _run([file], ["--continue-on-collection-errors"], plugins, "reach")
+
+
 def collect(files: Sequence[str]) -> None:
     """Imports test files, so that forked processes do not import them again."""
     _run(files, ["--collect-only", "--continue-on-collection-errors"], [])
@@ -130,9 +162,9 @@ def run_until_failure(
 _MARKS = "not nightly and (torchrec or not slow)"
 
 
-def _run(files: Sequence[str], options: list[str], plugins: list[Any]) -> int:
+def _run(files: Sequence[str], options: list[str], plugins: list[Any], profile: str = "mutants") -> int:
     import pytest
 
-    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+    os.environ["HYPOTHESIS_PROFILE"] = profile
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-m", _MARKS, *options]
     return int(pytest.main([*options, *files], plugins=plugins))

@@ -17,6 +17,7 @@ from tests.mutants.mutate import Mutant
 from tests.mutants.observe import Tests, collect, observe
 from tests.mutants.processes import fork, wait
 from tests.mutants.reach import Reached
+from tests.mutants.reaching import Record, chosen_tests
 
 #: Called with each mutant and its verdict, and with None and each test that fails without a mutant.
 Report = Callable[[Mutant | None, Verdict], None]
@@ -30,8 +31,17 @@ _FEW = 3
 _FILES_UNTIMED, _FILES_AT_IMPORT = 8, 6
 
 
+#: The seconds of the tests that run against a mutant: first the tests that fit a few seconds, and then more for those that survive.
+_SECONDS = (6.0, 60.0)
+
+
 def judge_room(
-    mutants: Sequence[Mutant], mirror: Callable[[str], Sequence[str]], limit: float, end: float, report: Report
+    mutants: Sequence[Mutant],
+    mirror: Callable[[str], Sequence[str]],
+    limit: float,
+    end: float,
+    report: Report,
+    record: Record | None = None,
 ) -> None:
     """Judges the mutants of a room in a process that has not imported recfx.
 
@@ -41,13 +51,14 @@ def judge_room(
         limit: The largest number of elapsed seconds of a test run.
         end: The time after which no mutant is started.
         report: Called with every verdict.
+        record: The functions that each test runs. A mutant in a function that the record has is judged by tests that run it.
     """
     at_import = [mutant for mutant in mutants if mutant.function(ROOT) is None]
     inside = [mutant for mutant in mutants if mutant not in at_import]
     with tempfile.NamedTemporaryFile("r") as handed:
 
         def warm() -> int:
-            left = [mutants.index(mutant) for mutant in _judge_warm(inside, mirror, limit, end, report)]
+            left = [mutants.index(mutant) for mutant in _judge_warm(inside, mirror, limit, end, report, record)]
             Path(handed.name).write_text(json.dumps(left))
             return 0
 
@@ -57,14 +68,34 @@ def judge_room(
     judge = Judge(Tests(), limit, lambda test: report(None, Verdict(SURVIVED, test)))
     for mutant in at_import:
         if time.monotonic() < end:
-            files = [*mirror(mutant.file)[:_FILES_AT_IMPORT], *tests_of_declarations(mutant.file)]
-            report(mutant, judge.imported(mutant, list(dict.fromkeys(files))))
+            declared = tests_of_declarations(mutant.file)
+            tests = list(chosen_tests(record, mutant, mirror(mutant.file), _SECONDS[1])) if record is not None else []
+            files = [*mirror(mutant.file)[: _FILES_AT_IMPORT if not tests else 1], *declared]
+            verdict = judge.imported(mutant, _files(tests), tests) if tests else Verdict(SURVIVED)
+            report(
+                mutant, judge.imported(mutant, list(dict.fromkeys(files))) if verdict == Verdict(SURVIVED) else verdict
+            )
+
+
+def _files(tests: Sequence[str]) -> list[str]:
+    """The files of tests."""
+    return list(dict.fromkeys(test.split("::")[0] for test in tests))
 
 
 def _judge_warm(
-    mutants: Sequence[Mutant], mirror: Callable[[str], Sequence[str]], limit: float, end: float, report: Report
+    mutants: Sequence[Mutant],
+    mirror: Callable[[str], Sequence[str]],
+    limit: float,
+    end: float,
+    report: Report,
+    record: Record | None,
 ) -> Iterator[Mutant]:
     """Judges mutants in functions in forks of this process; yields the mutants that cannot be swapped in."""
+    if record is not None:
+        judge = Judge(Tests(record.seconds()), limit, lambda test: report(None, Verdict(SURVIVED, test)))
+        known = [mutant for mutant in mutants if record.has(mutant)]
+        yield from _by_record(judge, record, known, mirror, end, report)
+        mutants = [mutant for mutant in mutants if mutant not in known]
     count = Counter(mutant.file for mutant in mutants)
     many = [mutant for mutant in mutants if count[mutant.file] > _FEW]
     few = [mutant for mutant in mutants if count[mutant.file] <= _FEW]
@@ -73,6 +104,32 @@ def _judge_warm(
     judge = Judge(tests, limit, lambda test: report(None, Verdict(SURVIVED, test)))
     yield from _by_files(judge, few, mirror, end, report)
     yield from _by_reach(judge, tests, reached, many, mirror, end, report)
+
+
+def _by_record(
+    judge: Judge,
+    record: Record,
+    mutants: Sequence[Mutant],
+    mirror: Callable[[str], Sequence[str]],
+    end: float,
+    report: Report,
+) -> Iterator[Mutant]:
+    """Runs the tests that run the function of each mutant."""
+    for mutant in mutants:
+        done: set[str] = set()
+        verdict: Verdict | None = Verdict(SURVIVED)
+        for seconds in _SECONDS:
+            if time.monotonic() > end:
+                return
+            tests = [test for test in chosen_tests(record, mutant, mirror(mutant.file), seconds) if test not in done]
+            done |= set(tests)
+            if tests and verdict == Verdict(SURVIVED):
+                collect(_files(tests))
+                verdict = judge.swapped(mutant, tests)
+        if verdict is None:
+            yield mutant
+        else:
+            report(mutant, verdict)
 
 
 def _by_files(
