@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -69,10 +70,17 @@ def scores(address: str, batch: int = 6) -> torch.Tensor:
     return torch.tensor(found["outputs"][0]["data"]).reshape(-1, 1)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved model, which tests copy."""
+    folder = tmp_path_factory.mktemp("saved") / "model.recfx"
+    optimize(Tables().eval(), precision="int8").save(folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    optimize(Tables().eval(), precision="int8").save(tmp_path / "model.recfx")
-    return tmp_path / "model.recfx"
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model.recfx"))
 
 
 @pytest.fixture

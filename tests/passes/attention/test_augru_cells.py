@@ -185,12 +185,12 @@ OTHERS: dict[str, Any] = {
     "h + u h + u c": step(mix=lambda u, c: add(add("h", mul(u, "h")), mul(u, c))),
     "attention of another position": step(share=share(0)),
     "attention of every second position": step(share=(aten.slice.Tensor, "a", 1, 1, 3, 2)),
-    "a share that is no part": step(share=(aten.sum.dim_IntList, "a", [1], True)),
+    "a share that is computed": step(share=(aten.sum.dim_IntList, "a", [1], True)),
     "positions in the last dimension": step(share=(aten.select.int, (aten.unsqueeze.default, "a", 1), 2, 1)),
     "columns of another width": step(gates=[(aten.slice.Tensor, "wide", 1, 0, H)] * 3),
     "a linear whose weight is computed": step(gates=[(aten.linear.default, "h", (aten.exp.default, "wr"))] * 3),
     "a linear whose bias is computed": step(gates=[(aten.linear.default, "h", "wr", (aten.exp.default, "br"))] * 3),
-    "a sequence that is no sequence": step(terms=[chunk("wide", i) for i in range(3)]),
+    "terms of a tensor without steps": step(terms=[chunk("wide", i) for i in range(3)]),
     "an input": "h",
 }  # fmt: skip
 
