@@ -8,6 +8,9 @@
     rsub(x, y)                                                                    -> sub(y, x)
     hstack, vstack, dstack, column_stack                                          -> cat
     narrow(x, d, start, length)                                                   -> slice(x, d, start, start + length)
+    linalg_norm(x, p, [d])                                                        -> linalg_vector_norm(x, p, [d])
+    pairwise_distance(x, y, p, eps)                                               -> linalg_vector_norm(x - y + eps, p, [-1])
+    sum(x, d, dtype), mean(x, d, dtype) of integers or masks                      -> sum(to(x, dtype), d), mean(to(x, dtype), d)
 
 All are exact: torch computes the left side by the right side, or both give the same view. `view` refuses strides for which `reshape`
 copies, but the strides of a captured view are possible.
@@ -21,7 +24,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of, tensor_of
-from recfx.ir.op_sets import PERMUTATIONS
+from recfx.ir.op_sets import PERMUTATIONS, POOLINGS
 from recfx.passes._match import argument, permutation, same_layout
 from recfx.passes.clean.aliases import ALIASES
 from recfx.pipeline import Miss, PassContext
@@ -150,6 +153,31 @@ def _slice(node: fx.Node, ctx: PassContext) -> Any:
     return _if_same(node, ctx.call(_aten.slice.Tensor, node.args[0], dim, first, first + argument_of(node, 3, int)))
 
 
+def _vector_norm(node: fx.Node, ctx: PassContext) -> Any:
+    order, dims = argument(node, 1, "ord"), argument(node, 2, "dim")
+    if not isinstance(dims, list | tuple) or len(dims) != 1 or node.kwargs.get("dtype") is not None:
+        return Miss("it is a norm of a matrix, or of all elements, or in another dtype")
+    kept = argument(node, 3, "keepdim", False)
+    norm = (node.args[0], 2 if order is None else order, list(dims), kept)
+    return _if_same(node, ctx.call(_aten.linalg_vector_norm.default, *norm))
+
+
+def _distance(node: fx.Node, ctx: PassContext) -> Any:
+    difference = ctx.call(_aten.sub.Tensor, node.args[0], node.args[1])
+    apart = ctx.call(_aten.add.Tensor, difference, argument(node, 3, "eps", 1e-6))
+    norm = (apart, argument(node, 2, "p", 2), [-1], argument(node, 4, "keepdim", False))
+    return _if_same(node, ctx.call(_aten.linalg_vector_norm.default, *norm))
+
+
+def _sum_of_converted(node: fx.Node, ctx: PassContext) -> Any:
+    """A sum of a mask or of integers as floating-point numbers, such as the number of items of a history."""
+    dtype = node.kwargs.get("dtype")
+    if dtype is None or tensor_of(node.args[0]).is_floating_point():
+        return None
+    converted = ctx.call(_aten.to.dtype, node.args[0], dtype)
+    return _if_same(node, ctx.call(node.target, converted, *node.args[1:]))
+
+
 #: (name, targets, rule) for each spelling. Permutations are joined first, so that two inverse ones disappear.
 SPELLINGS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
     ("permute-of-permute", PERMUTATIONS, _permute_of_permute),
@@ -160,4 +188,7 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
     ("spell-difference", (_aten.rsub.Tensor,), _difference),
     ("spell-concatenation", tuple(_STACKS), _concatenation),
     ("spell-slice", (_aten.narrow.default,), _slice),
+    ("spell-norm", (_aten.linalg_norm.default,), _vector_norm),
+    ("spell-distance", (_aten.pairwise_distance.default,), _distance),
+    ("spell-sum", POOLINGS, _sum_of_converted),
 )

@@ -97,6 +97,8 @@ def bad_table(ctx: PassContext, node: Any) -> Miss | None:
         return Miss("its table is computed")
     if table.layout is not torch.strided or table.ndim != 2 or table.dtype is not torch.float32:
         return Miss("its table is not a float32 matrix")
+    if not table.shape[1]:
+        return Miss("its table has no columns")
     return None if table.is_contiguous() else Miss("its table is not contiguous")
 
 

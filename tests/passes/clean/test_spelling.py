@@ -13,6 +13,7 @@ from pass_cases import Case, Function, check_fires, few_models, operators, progr
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
+from recfx.ir.op_sets import POOLINGS
 from recfx.passes.clean.aliases import ALIASES
 from recfx.pipeline.properties import why_not
 from recfx.testing import GraphBuilder
@@ -55,6 +56,17 @@ SPELLINGS: dict[str, tuple[tuple[torch.Tensor, ...], Callable[[Any], Any], str, 
     "concatenate": (ROWS, lambda x: torch.concatenate([x, x + 1], 1), "aten.cat", "aten.concatenate"),
     "narrow": (ROWS, lambda x: x.narrow(1, 1, 2), "aten.slice.Tensor", "aten.narrow"),
     "narrow from the end": (ROWS, lambda x: x.narrow(1, -2, 2), "aten.slice.Tensor", "aten.narrow"),
+    "norm along a dimension": (CUBES, lambda x: torch.linalg.norm(x, dim=-1), "aten.linalg_vector_norm", "aten.linalg_norm"),
+    "norm of an order": (
+        CUBES, lambda x: torch.linalg.norm(x, 1, 1, True), "aten.linalg_vector_norm", "aten.linalg_norm",
+    ),
+    "distance": (
+        CUBES, lambda x: nn.functional.pairwise_distance(x, x[:, :1] * 2), "aten.linalg_vector_norm", "aten.pairwise_distance",
+    ),
+    "distance of an order": (
+        ROWS, lambda x: nn.functional.pairwise_distance(x, x.exp(), 1.0, 1e-3, True), "aten.linalg_vector_norm",
+        "aten.pairwise_distance",
+    ),
     "multiply": (ROWS, lambda x: x.multiply(x + 1), "aten.mul.Tensor", "aten.multiply.Tensor"),
     "subtract, scaled": (
         ROWS, lambda x: torch.subtract(x, x.abs(), alpha=2), "aten.sub.Tensor", "aten.subtract.Tensor",
@@ -88,6 +100,16 @@ def test_each_operator_gets_its_one_spelling(name: str) -> None:
     assert why_not(run("canonicalize", program).program, "canonical") is None
 
 
+@pytest.mark.parametrize("reduce", [torch.sum, torch.mean])
+@pytest.mark.parametrize("body", [lambda x: x > 1, lambda x: x.long()])
+def test_a_sum_of_whole_numbers_in_another_dtype_is_one_of_converted_numbers(reduce: Any, body: Any) -> None:
+    program = program_of(Case(lambda: Function(lambda m, x: reduce(body(x), 1, dtype=torch.float32)), ROWS))
+    result = run("canonicalize", program).program
+    reduced = [node for node in result.graph.nodes if node.target in POOLINGS]
+    assert [node.kwargs.get("dtype") for node in reduced] == [None]
+    verify_numeric(program, result, Exactness.EXACT)
+
+
 @pytest.mark.parametrize("name", ["flatten", "transpose", "pow 2", "narrow"])
 def test_it_fires_once_and_not_again(name: str) -> None:
     case, kept, gone = _case(name)
@@ -99,6 +121,9 @@ STAY = {
     "whole numbers to the power of a float": ((torch.arange(5),), lambda x: x**2.0, "aten.pow.Tensor_Scalar"),
     "a product with itself": (ROWS, lambda x: x * x, "aten.mul.Tensor"),
     "one minus": (ROWS, lambda x: 1 - x, "aten.rsub.Scalar"),
+    "the norm of a matrix": (CUBES, lambda x: torch.linalg.norm(x, dim=(1, 2)), "aten.linalg_norm"),
+    "the norm of all": (ROWS, lambda x: torch.linalg.norm(x), "aten.linalg_norm"),
+    "a norm in another dtype": (ROWS, lambda x: torch.linalg.norm(x, dim=1, dtype=torch.float64), "aten.linalg_norm"),
     "hstack of vectors": ((torch.randn(5),), lambda x: torch.hstack([x, x + 1]), "aten.hstack"),
     "column_stack of vectors": ((torch.randn(5),), lambda x: torch.column_stack([x, x + 1]), "aten.column_stack"),
     "the conjugate transpose": (CUBES, lambda x: torch.complex(x, x + 1).mH.abs(), "aten.mH"),

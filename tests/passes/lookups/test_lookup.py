@@ -25,7 +25,7 @@ INPUTS: dict[str, Any] = {
 }  # fmt: skip
 _TABLE = torch.randn(_ROWS, 3, generator=torch.Generator().manual_seed(0))
 STATE = {
-    "t": _TABLE, "t64": _TABLE.double(), "t1": _TABLE[:, 0].contiguous(), "tt": torch.randn(3, _ROWS).t(),
+    "t": _TABLE, "t0": _TABLE[:, :0].contiguous(), "t64": _TABLE.double(), "t1": _TABLE[:, 0].contiguous(), "tt": torch.randn(3, _ROWS).t(),
     "bases": torch.tensor([0, 1, 1, 2]),
     "fours": torch.tensor([0, 4, 8]), "threes": torch.tensor([0, 3, 6]),
 }  # fmt: skip
@@ -180,7 +180,12 @@ def test_a_bag_whose_other_results_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("t1", "its table is not a float32 matrix"), ("t64", "its table is not a float32 matrix"), ("t", None)],
+    [
+        ("t0", "its table has no columns"),
+        ("t1", "its table is not a float32 matrix"),
+        ("t64", "its table is not a float32 matrix"),
+        ("t", None),
+    ],
 )
 def test_tables(name: str, reason: str | None) -> None:
     sketch = sketched(name)
