@@ -1,5 +1,5 @@
-"""Improves a plan by exchanging the backend of one region at a time, or tries all choices of a small graph. Regions are formed of whole units
-here, which is fast."""
+"""Improves a plan by exchanging the backend of one region at a time, or tries all choices of a small graph. Regions are formed of whole
+units here, which is fast."""
 
 from __future__ import annotations
 

@@ -85,9 +85,7 @@ def test_infinities_and_nan_stay_in_their_rows(k: int, rows: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("shape", [(70, 4500, 40), (3, 200, 300), (200, 64, 20)])
-def test_threads_share_rows_or_panels(
-    shape: tuple[int, int, int], count: int, threads: Callable[[int], None]
-) -> None:
+def test_threads_share_rows_or_panels(shape: tuple[int, int, int], count: int, threads: Callable[[int], None]) -> None:
     rows, k, n = shape
     x, weight = torch.randn(rows, k, generator=generator(k)), torch.randn(n, k, generator=generator(n)).bfloat16()
     run = _runs(_layer(0), x, [weight])["amx"]
