@@ -3,6 +3,7 @@
     linear(relu(linear(x, W1 [N, K], b1)), W2 [M, N])  -> linear(relu(linear(x, W1' [N', K], b1')), W2' [M, N'])
 
 With the resource "unpruned", the program before earlier prunings, the ratio is a part of that program and counts what is gone already.
+With the resource "channel-scores", from `answer_scores`, importance "taylor" is not measured again for groups that are still whole.
 
 A channel is removed wherever `recfx.analysis.channel_groups` finds it: in the norms, residuals, concatenations, attention heads, recurrent
 layers and tied weights that hold its elements. The result equals the original program whose operators leave the channel out of every sum.
@@ -33,6 +34,7 @@ from recfx.passes.prune.choose_channels import Ranked, by_importance, by_layer, 
 from recfx.passes.prune.costs import Cost, multiply_adds, state_bytes
 from recfx.passes.prune.dead_channels import first_use
 from recfx.passes.prune.importance import Scores, activation_energies, answer_changes, weight_norms
+from recfx.passes.prune.known_scores import KnownScores
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 _aten = torch.ops.aten
@@ -158,7 +160,11 @@ class PruneChannels(Pass):
         data = ctx.resources.get("calibration")
         if self.importance == "activation":
             return activation_energies(ctx.program, found, data)
-        return answer_changes(ctx.program, found, data) if self.importance == "taylor" else norms
+        if self.importance != "taylor":
+            return norms
+        known: KnownScores | None = ctx.resources.get("channel-scores")
+        scores = None if known is None else known.scores(groups, group_names(found))
+        return answer_changes(ctx.program, found, data) if scores is None else scores
 
     def _shifts(self, ctx: PassContext, found: ChannelGroups, removed: list[int]) -> dict[fx.Node, Tensor]:
         """What linears lose with the means of removed channels."""
@@ -185,6 +191,20 @@ def group_names(found: ChannelGroups) -> dict[Group, str]:
             name = f"{stem}#{number}"
         names[group] = name
     return names
+
+
+def answer_scores(program: Program, data: Any) -> KnownScores:
+    """The importances "taylor" of all channels, to be used again for programs that passes make of this one.
+
+    Args:
+        program: The program.
+        data: Calibration data.
+
+    Raises:
+        InputError: See `answer_changes`.
+    """
+    found = channel_groups(program)
+    return KnownScores.of(group_names(found), answer_changes(program, found, data) if found.groups else {})
 
 
 def _means(ctx: PassContext, found: ChannelGroups) -> dict[fx.Node, Tensor]:

@@ -91,6 +91,9 @@ class Compositions:
             kinds=self._kinds,
             advance=advance,
         )
+        scores = ranking.score(self._calibration)
+        if scores is not None:  # all compositions remove the channels that the steps removed
+            self._resources = {**self._resources, "channel-scores": scores}
         self.steps = ranking.steps()
         self.groups, self.units = ranking.groups, ranking.units
         if not self.quantises:

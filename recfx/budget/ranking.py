@@ -41,7 +41,8 @@ from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes import FactorizeLinears, QuantizeLinears, QuantizeTables, RemoveFields, ShareColdRows
-from recfx.passes.prune.prune_channels import group_names
+from recfx.passes.prune.known_scores import KnownScores
+from recfx.passes.prune.prune_channels import answer_scores, group_names
 from recfx.passes.prune.row_counts import row_counts
 from recfx.passes.prune.share_cold_rows import padding_rows
 from recfx.pipeline import Pass, Pipeline
@@ -94,6 +95,18 @@ class Ranking:
         self._work = max(arithmetic(self._whole, _ROWS).multiply_adds, 1)
         self.groups: list[Group] = []
         self.units: list[Unit] = []
+
+    def score(self, calibration: Any) -> KnownScores | None:
+        """Measures which channels matter, once for all steps and compositions; None if no channels are removed by such scores.
+
+        Args:
+            calibration: All calibration data.
+        """
+        if self._trunk is None or "channels" not in self._kinds or self._plan.importance != "taylor":
+            return None
+        known = answer_scores(self._trunk, calibration)
+        self._resources = {**self._resources, "channel-scores": known}
+        return known
 
     def steps(self) -> list[Step]:
         """All steps of all groups."""

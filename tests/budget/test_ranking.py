@@ -15,6 +15,7 @@ from recfx.budget.steps import FORMS, REMOVED, Plan, Step, setting_of
 from recfx.budget.units import Option
 from recfx.capture import capture
 from recfx.passes import FUSED, default_stages
+from recfx.passes.prune import prune_channels
 from recfx.pipeline import Pipeline
 
 PLAN = Plan(default_stages(requests=False, kernels=FUSED), ())
@@ -180,3 +181,18 @@ def test_a_table_that_no_row_reads_does_no_harm(field: int, seed: int) -> None:
     found = harms(ranking(model, prunes=False).steps())
     assert found[f"tables.{field}.weight 8 bits"] + found[f"tables.{field}.weight 4 bits"] < 1e-12
     assert found[f"tables.{(field + 1) % 4}.weight 4 bits"] > 0
+
+
+@needs_kernels
+def test_channels_are_scored_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    measure = prune_channels.answer_changes
+    monkeypatch.setattr(prune_channels, "answer_changes", lambda *args: calls.append(1) or measure(*args))
+    found = ranking(Clicks(), kinds=("channels",))
+    known = found.score(DATA)
+    assert known is not None
+    assert {"first.weight:0", "second.weight:0"} <= known.values.keys()
+    assert found.steps()
+    assert len(calls) == 1
+    assert ranking(Clicks(), prunes=False).score(DATA) is None
+    assert ranking(Clicks(), kinds=("tables",)).score(DATA) is None
