@@ -17,6 +17,7 @@ from torch import fx, nn
 from recfx.ir import Exactness, verify_numeric
 from recfx.ir.dead_code import EFFECTS
 from recfx.passes import MergeDuplicates
+from recfx.passes.clean.merge_duplicates import _state_key
 from recfx.pipeline import PassContext
 from recfx.testing import GraphBuilder
 
@@ -162,3 +163,29 @@ def test_any_repetition_keeps_its_bits(picks: list[tuple[str, int]]) -> None:
     result = run("merge-duplicates", program)
     verify_numeric(program, result.program, Exactness.EXACT)
     assert sum(operators(result.program).values()) - 1 == len(set(picks)) + len({c for _, c in picks})
+
+
+#: Tensors that are equal to a copy only if they are the same tensor, and those that are compared by their numbers.
+STATES = {
+    "int64": (torch.arange(4096), True),
+    "int32": (torch.arange(3, dtype=torch.int32), True),
+    "one number more than is compared": (torch.arange(4097), False),
+    "float32": (torch.ones(3), False),
+    "bool": (torch.ones(3, dtype=torch.bool), False),
+    "a parameter": (nn.Parameter(torch.arange(3), requires_grad=False), False),
+    "sparse": (torch.eye(3, dtype=torch.int64).to_sparse(), False),
+    "no storage": (torch.zeros(3, dtype=torch.int64, device="meta"), False),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_index_tensors_are_compared_by_their_numbers(name: str) -> None:
+    tensor, by_numbers = STATES[name]
+    assert _state_key(tensor) == _state_key(tensor)
+    assert (_state_key(tensor) == _state_key(tensor.clone())) == by_numbers
+
+
+def test_index_tensors_of_other_types_shapes_and_numbers_differ() -> None:
+    tensor = torch.arange(4)
+    for other in (tensor.int(), tensor + 1, tensor.reshape(2, 2)):
+        assert _state_key(tensor) != _state_key(other)
