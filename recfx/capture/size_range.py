@@ -63,7 +63,9 @@ def with_true_range(program: Program) -> Program:
 def most_rows(dynamic_shapes: Any) -> int | None:
     """The largest batch in dynamic shapes that a user gave, in torch.export's form; None without a limit."""
     leaves: list[Any] = pytree.tree_leaves(dynamic_shapes)
-    return max((dim.max for dim in leaves if getattr(dim, "__name__", None) == BATCH), default=None)
+    # Without a limit, `max` is torch's infinity of integers.
+    limits = {dim.max for dim in leaves if getattr(dim, "__name__", None) == BATCH}
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
 def up_to(program: Program, most: int | None, *, traced: int | None) -> Program:
