@@ -1,7 +1,9 @@
 """The certificate of a composition, and of a safer one where the first does not hold.
 
 The rows for the certificate are used for two claims at most, and both compositions are known before these rows are looked at: the second
-one follows from what was measured on the rows for choices. They share the probability of a false claim, see `Judge.confidence`.
+one follows from what was measured on the rows for choices. They share the probability of a false claim, see `Judge.confidence`. If the
+first certificate contradicts the rows for choices, these rows cannot show what is safe, and the second composition takes no step at all:
+it computes what the user's model computes, so choosing it after the fact makes no claim false.
 """
 
 from __future__ import annotations
@@ -73,11 +75,15 @@ class Certifier:
         return dataclasses.replace(second, notices=(said,))
 
     def _safer(self, failed: Final) -> frozenset[int] | None:
-        """The composition that saves most of those whose certificate will almost surely hold; None if the failed one does least."""
+        """The composition that saves most of those whose certificate will almost surely hold; no step at all if the rows for choices do not
+        show this; None if the failed one took none."""
         nothing = frozenset(range(len(self._compositions.steps)))
         if failed.reverted == nothing:
             return None
-        estimate = self._drops[failed.reverted].estimate if failed.reverted in self._drops else math.inf
+        chosen = self._drops.get(failed.reverted)
+        if chosen is not None and _contradicts(failed.drop, chosen):
+            return nothing
+        estimate = math.inf if chosen is None else chosen.estimate
         safe = [
             reverted
             for reverted, drop in self._drops.items()
@@ -95,6 +101,13 @@ class Certifier:
             said = "interrupted before the certificate: the drop is that on the rows for choices"
             return Final(parts, reverted, judge.before, judge.before - drop.estimate, drop, False, False, (said,))
         return Final(parts, reverted, before, after, drop, drop.within(judge.budget.max_drop), True)
+
+
+def _contradicts(certified: Drop, chosen: Drop) -> bool:
+    """Whether a drop is above what the rows for choices allow."""
+    if certified.interval is None or chosen.interval is None:
+        return False
+    return certified.interval[0] > chosen.interval[1]
 
 
 def _said(drop: Drop) -> str:

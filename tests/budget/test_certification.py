@@ -139,10 +139,19 @@ def test_the_second_one_has_a_lower_drop_than_the_first_one() -> None:
 
 @pytest.mark.usefixtures("unbuilt")
 def test_there_is_no_third_one() -> None:
-    final, built = certified(Judged([0.02, 0.02]))
+    final, built = certified(Judged([0.0105, 0.02]))
     assert not final.met
     assert final.reverted == frozenset({1})
     assert len(built.made) == 2
+
+
+@pytest.mark.usefixtures("unbuilt")
+@pytest.mark.parametrize("reverted", [frozenset(), frozenset({0}), frozenset({0, 1})])
+def test_rows_for_choices_that_the_certificate_contradicts_choose_nothing_more(reverted: frozenset[int]) -> None:
+    final, built = certified(Judged([0.02, 0.0]), reverted)
+    assert built.made == [reverted, ALL]
+    assert final.met
+    assert final.reverted == ALL
 
 
 @pytest.mark.usefixtures("unbuilt")
