@@ -42,10 +42,13 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._load()
+
+    def _load(self) -> None:
         self._tests: dict[Function, list[tuple[float, str]]] = {}
         self._size: dict[str, int] = {}
         self._digests: dict[str, str] = {}
-        for line in path.read_text().splitlines() if path.is_file() else ():
+        for line in self._path.read_text().splitlines() if self._path.is_file() else ():
             self._read(json.loads(line))
 
     def lacks(self, files: Sequence[str]) -> list[str]:
@@ -83,7 +86,7 @@ class Record:
             return 0
 
         wait(fork(host, None, float("inf")))
-        self.__init__(self._path)  # type: ignore[misc]
+        self._load()
 
     def _read(self, record: dict) -> None:  # type: ignore[type-arg]
         file = record["file"]
